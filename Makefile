@@ -1,0 +1,33 @@
+# `make` says what there is. Everything lives in .venv and takes Python 3.11, git and make.
+PYTHON ?= python3
+BIN := .venv/bin
+DEST ?= demo-service
+export PYTHONDONTWRITEBYTECODE :=
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test check bench siblings
+
+help:
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/installed: pyproject.toml
+	@echo "Installing the tools into .venv ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv sync --inexact --quiet --compile-bytecode
+	@touch $@
+
+demo: .venv/installed ## render the default service, install and run it: DEST=, DEMO_SECONDS=
+	@$(BIN)/python tools/demo.py $(DEST)
+
+test: .venv/installed ## everything that CI runs
+	$(BIN)/python -m pytest -v -n 2 --dist worksteal
+
+check: .venv/installed ## formatting, lint and types, of the template and of its own code
+	$(BIN)/python -m pytest -q tests/test_source.py
+
+bench: .venv/installed ## the figures that the README states
+	$(BIN)/python -m benchmarks
+
+siblings: .venv/installed ## render again the plain files that lie beside a .jinja
+	$(BIN)/python tools/siblings.py

@@ -1,0 +1,99 @@
+"""PostgreSQL, through psycopg 3 for everything: the app, the jobs, the migrations."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import SecretStr, field_validator
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Subquery,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
+from sqlalchemy.sql.expression import TableClause
+from sqlalchemy.types import TypeEngine
+
+from app.core.databases import AlreadyScheduling
+from app.core.settings import ServiceSettings
+
+_MIGRATING, _SCHEDULING = 7_340_001, 7_340_002
+
+
+class DatabaseSettings(ServiceSettings):
+    database_url: SecretStr = SecretStr("postgresql://postgres@127.0.0.1:5432/postgres")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("postgresql://", "postgresql+psycopg://")):
+            raise ValueError(
+                "must be a PostgreSQL URL, as this service was made for PostgreSQL; "
+                "for example DATABASE_URL=postgresql://user:password@host:5432/name"
+            )
+        return value
+
+
+class Postgresql:
+    migrates_on_start = False
+    async_driver = sync_driver = "postgresql+psycopg"
+
+    def now(self) -> ColumnElement[int]:
+        # now() stands still inside a transaction.
+        return literal_column(
+            "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)", BigInteger
+        )
+
+    def next_fence(self, position: ColumnElement[int] | int = 0) -> ColumnElement[int]:
+        return literal_column("nextval(pg_get_serial_sequence('job_runs', 'fence'))", BigInteger)
+
+    def rows(self, name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
+        given = cast(bindparam(name), JSONB)
+        each = func.jsonb_to_recordset(given).table_valued(
+            *(column(field, type_) for field, type_ in columns.items())
+        )
+        return select(each.render_derived(with_types=True)).subquery(name)
+
+    def insert(self, table: TableClause) -> Insert:
+        return insert(table)
+
+    def options(self, url: URL, timeout: float) -> dict[str, Any]:
+        milliseconds = int(timeout * 1000)
+        return {
+            "pool_pre_ping": True,
+            "pool_timeout": timeout,
+            "connect_args": {
+                "connect_timeout": max(2, int(timeout)),
+                "options": f"-c lock_timeout={milliseconds}",
+            },
+        }
+
+    def prepare(self, engine: Engine) -> None:
+        """Its defaults serve."""
+
+    def lock_migrations(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
+
+    @contextmanager
+    def only_scheduler(self, engine: Engine) -> Iterator[None]:
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            if not connection.scalar(select(func.pg_try_advisory_lock(_SCHEDULING))):
+                raise AlreadyScheduling(str(engine.url.database))
+            yield
+
+    def longest_write(self, lease_seconds: float) -> float | None:
+        return None
+
+
+DIALECT = Postgresql()

@@ -1,0 +1,50 @@
+"""What the rest of the service asks of a database."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Subquery
+from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+from sqlalchemy.sql.expression import TableClause
+from sqlalchemy.types import TypeEngine
+
+
+class AlreadyScheduling(RuntimeError):
+    """Another process schedules this service's jobs, and the chosen lock allows one only."""
+
+
+class Dialect(Protocol):
+    """One database: its drivers, its clock, and the few statements that are its own."""
+
+    migrates_on_start: bool
+    async_driver: str
+    sync_driver: str
+
+    def now(self) -> ColumnElement[int]:
+        """The store's own clock, in UTC microseconds; moves inside a transaction too."""
+
+    def next_fence(self, position: ColumnElement[int] | int = 0) -> ColumnElement[int]:
+        """A number greater than every fence before; `position` tells rows of a batch apart."""
+
+    def rows(self, name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
+        """A JSON array of objects with these keys, given as the parameter `name`, as a table."""
+
+    def insert(self, table: TableClause) -> PostgresqlInsert | SqliteInsert:
+        """An INSERT that knows ON CONFLICT."""
+
+    def options(self, url: URL, timeout: float) -> dict[str, Any]:
+        """Arguments of `create_engine`; a statement takes at most `timeout` seconds."""
+
+    def prepare(self, engine: Engine) -> None:
+        """Set up each new connection of an engine."""
+
+    def lock_migrations(self, connection: Connection) -> None:
+        """Let one replica at a time migrate, until the transaction ends."""
+
+    def only_scheduler(self, engine: Engine) -> AbstractContextManager[None]:
+        """Hold for as long as this process schedules. Raises `AlreadyScheduling`."""
+
+    def longest_write(self, lease_seconds: float) -> float | None:
+        """How long a transaction may keep others from writing, in seconds."""

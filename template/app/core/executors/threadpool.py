@@ -1,0 +1,93 @@
+"""Jobs in threads: for blocking libraries. Coroutine jobs share one loop beside the service's."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from app.core.database import Database
+from app.core.executors.asyncio_ import run_coroutine
+from app.core.executors.protocol import Call, Ended, describe, timed_out
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+
+class ThreadpoolExecutor:
+    """A thread for each run, at most MAX_WORKERS; daemons: none can keep the process alive."""
+
+    def __init__(self, settings: "Settings", database: Database) -> None:
+        self.slots = settings.max_workers
+        self._settings = settings
+        self._database = database
+        self._side_loop: asyncio.AbstractEventLoop | None = None
+
+    async def execute(self, call: Call) -> Ended:
+        if call.job.is_async:
+            return await self._on_side_loop(call)
+        return await self._in_thread(call)
+
+    async def _in_thread(self, call: Call) -> Ended:
+        body = call.job.bind(call.run(self._settings, self._database), call.args, call.kwargs)
+
+        def work() -> Ended:
+            with call.logging():
+                try:
+                    body()
+                except (Exception, SystemExit) as error:
+                    return Ended("failed", describe(error))
+            return Ended("succeeded")
+
+        ended = _start_thread(work, f"job-{call.key}")
+        try:
+            done, _ = await asyncio.wait({ended}, timeout=call.job.timeout)
+        except asyncio.CancelledError:
+            return Ended("cancelled", "a thread cannot be ended; it runs on", still_running=ended)
+        if not done:
+            return Ended("timed_out", timed_out(call.job), still_running=ended)
+        return ended.result()
+
+    async def _on_side_loop(self, call: Call) -> Ended:
+        if self._side_loop is None:
+            self._side_loop = asyncio.new_event_loop()
+            threading.Thread(target=self._side_loop.run_forever, name="jobs", daemon=True).start()
+        coroutine = run_coroutine(call, self._settings, self._database)
+        ended = asyncio.run_coroutine_threadsafe(coroutine, self._side_loop)
+        waiting = asyncio.wrap_future(ended)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            # Cancels the task over there, which may take its time and then says how it ended.
+            self._side_loop.call_soon_threadsafe(_cancel_current, self._side_loop, coroutine)
+            return await waiting
+
+    async def close(self) -> None:
+        if self._side_loop is not None:
+            loop, self._side_loop = self._side_loop, None
+            closing = asyncio.run_coroutine_threadsafe(self._database.close(), loop)
+            await asyncio.wrap_future(closing)
+            loop.call_soon_threadsafe(loop.stop)
+
+
+def _cancel_current(loop: asyncio.AbstractEventLoop, coroutine: Any) -> None:
+    for task in asyncio.all_tasks(loop):
+        if task.get_coro() is coroutine:
+            task.cancel()
+
+
+def _start_thread(work: Callable[[], Ended], name: str) -> "asyncio.Future[Ended]":
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Ended] = loop.create_future()
+
+    def tell(result: Ended) -> None:
+        if not ended.done():
+            ended.set_result(result)
+
+    def target() -> None:
+        result = contextvars.copy_context().run(work)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, result)
+
+    threading.Thread(target=target, name=name, daemon=True).start()
+    return ended

@@ -1,0 +1,64 @@
+"""`/health/live` and `/health/ready`: what the service says about itself."""
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy import text
+
+from app.core.database import Database
+from app.core.migrate import pending
+from app.core.problems import problem
+from app.core.scheduling.scheduler import ServiceScheduler
+
+router = APIRouter(prefix="/health", tags=["health"])
+_TIMEOUT = 2.0
+_OLDEST = 5.0
+"""Seconds since the last good pass, or the last answer of the store; both happen each second."""
+
+
+@router.get("/live")
+async def live() -> dict[str, str]:
+    """The event loop runs. A store that is down is no reason for a restart."""
+    return {"status": "alive"}
+
+
+@router.get("/ready", responses={503: {"description": "A check failed, and which."}})
+async def ready(request: Request) -> JSONResponse:
+    """The database answers, its schema is this version's, and the scheduler makes its passes."""
+    state = request.app.state
+    checks = {
+        "database": await _database(state.database),
+        "scheduler": _scheduler(state.scheduler, state.settings.scheduler_enabled),
+    }
+    if state.service.starting is not None:
+        checks["start"] = state.service.starting
+    failed = {name: why for name, why in checks.items() if why not in ("ok", "disabled")}
+    if failed:
+        return problem(503, "; ".join(f"{n}: {w}" for n, w in failed.items()), checks=checks)
+    return JSONResponse({"status": "ready", "checks": checks})
+
+
+async def _database(database: Database) -> str:
+    try:
+        async with asyncio.timeout(_TIMEOUT), database.reading() as connection:
+            await connection.execute(text("SELECT 1"))
+            behind = await connection.run_sync(pending)
+    except Exception as error:
+        return f"does not answer: {type(error).__name__}"
+    return f"the schema is behind ({', '.join(behind)}): run `make migrate`" if behind else "ok"
+
+
+def _scheduler(scheduler: ServiceScheduler, enabled: bool) -> str:
+    """Not `.running`: that stays true when the passes have stopped."""
+    if not enabled:
+        return "disabled"
+    stamps: dict[str, Any] = {"pass": scheduler.last_pass, "answer": scheduler.last_poll}
+    for what, stamp in stamps.items():
+        if stamp is None:
+            return f"no {what} yet"
+        if (age := time.monotonic() - stamp) > _OLDEST:
+            return f"the last good {what} was {age:.0f} s ago"
+    return "ok"

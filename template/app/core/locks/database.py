@@ -1,0 +1,56 @@
+"""Locks in the database: the claim of a fire is the ledger's own insert."""
+
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from sqlalchemy import update
+
+from app.core.database import Database
+from app.core.scheduling.ledger import Ledger
+from app.core.scheduling.named_lock import NamedLocks
+from app.core.schema import job_locks
+from app.core.settings import ServiceSettings
+
+
+def ledger(settings: ServiceSettings, database: Database, replica: str) -> Ledger:
+    """Claims under a lease: any number of replicas."""
+    return Ledger(database, replica, settings.lease_seconds, settings.catch_up_seconds)
+
+
+def claiming(ledger: Ledger) -> AbstractAsyncContextManager[None]:
+    """What to hold while claims are made: nothing."""
+    return nullcontext()
+
+
+def named_locks(database: Database) -> NamedLocks:
+    return _DatabaseLocks(database)
+
+
+class _DatabaseLocks:
+    def __init__(self, database: Database) -> None:
+        self.lease = database.settings.lease_seconds
+        self._engine = database.engine
+        self._dialect = database.dialect
+
+    def acquire(self, name: str, lease: float) -> int | None:
+        now = self._dialect.now()
+        values = {"fence": 1, "lease_until": now + int(lease * 1e6)}
+        insert = self._dialect.insert(job_locks).values(name=name, **values)
+        grown = values | {"fence": job_locks.c.fence + 1}
+        free = job_locks.c.lease_until < now
+        taken = insert.on_conflict_do_update(index_elements=["name"], set_=grown, where=free)
+        with self._engine.begin() as connection:
+            fence: int | None = connection.scalar(taken.returning(job_locks.c.fence))
+        return fence
+
+    def renew(self, name: str, fence: int, lease: float) -> bool:
+        return self._hold(name, fence, lease)
+
+    def release(self, name: str, fence: int) -> None:
+        self._hold(name, fence, -1)
+
+    def _hold(self, name: str, fence: int, seconds: float) -> bool:
+        until = self._dialect.now() + int(seconds * 1e6)
+        mine = (job_locks.c.name == name) & (job_locks.c.fence == fence)
+        with self._engine.begin() as connection:
+            statement = update(job_locks).where(mine).values(lease_until=until)
+            return connection.execute(statement).rowcount == 1

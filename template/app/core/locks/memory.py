@@ -1,0 +1,84 @@
+"""No lock server: one process schedules, and makes sure that it is the only one."""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+from app.core.database import Database
+from app.core.databases import AlreadyScheduling
+from app.core.scheduling.ledger import Ledger
+from app.core.scheduling.named_lock import NamedLocks
+from app.core.settings import ServiceSettings
+
+
+def ledger(settings: ServiceSettings, database: Database, replica: str) -> Ledger:
+    """Claims that never expire while this process lives."""
+    return Ledger(database, replica, lease=None, window=settings.catch_up_seconds)
+
+
+@asynccontextmanager
+async def claiming(ledger: Ledger) -> AsyncIterator[None]:
+    """Be the only process that makes claims. Raises `AlreadyScheduling`.
+
+    What an earlier process left running is free at once: nobody else can be running it.
+    """
+    database = ledger.database
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(database.dialect.only_scheduler(database.engine))
+        except AlreadyScheduling as error:
+            raise AlreadyScheduling(
+                f"another process schedules the jobs of {error} already, and this service was "
+                "made with lock_backend=memory, which allows one. Start this one with "
+                "SCHEDULER_ENABLED=false, or run `copier update --data lock_backend=database`"
+            ) from None
+        await ledger.disown_all()
+        yield
+
+
+def named_locks(database: Database) -> NamedLocks:
+    return _FileLocks(database)
+
+
+class _FileLocks:
+    """Locked files: they exclude this process's threads and workers, and die with the holder."""
+
+    def __init__(self, database: Database) -> None:
+        self.lease = database.settings.lease_seconds
+        where = hashlib.sha256(database.settings.database_url.get_secret_value().encode())
+        self._folder = Path(tempfile.gettempdir()) / f"locks-{os.getuid()}-{where.hexdigest()[:16]}"
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if self._folder.stat().st_uid != os.getuid():
+            raise PermissionError(f"{self._folder} belongs to somebody else; remove it")
+        self._held: dict[tuple[str, int], int] = {}
+        self._guard = threading.Lock()
+
+    def acquire(self, name: str, lease: float) -> int | None:
+        path = self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return None
+        # The folder is emptied at a reboot: the clock keeps the fence growing over that.
+        fence = max(int(os.pread(file, 20, 0) or b"0") + 1, time.time_ns() // 1000)
+        os.pwrite(file, str(fence).encode(), 0)
+        with self._guard:
+            self._held[name, fence] = file
+        return fence
+
+    def renew(self, name: str, fence: int, lease: float) -> bool:
+        return (name, fence) in self._held
+
+    def release(self, name: str, fence: int) -> None:
+        with self._guard:
+            file = self._held.pop((name, fence), None)
+        if file is not None:
+            os.close(file)

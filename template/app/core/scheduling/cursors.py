@@ -1,0 +1,111 @@
+"""The cursor: up to when a job's fires are accounted for. The last word on what is owed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row, and_, delete, literal, or_, select, update
+
+from app.core.database import Database
+from app.core.schema import job_runs, job_schedules
+
+_cursor = job_schedules.c
+
+
+class Stretch(NamedTuple):
+    """Fires that were missed, one after the other: one row of the ledger."""
+
+    first: int
+    last: int
+    fires: int
+
+
+class Cursors:
+    """One row for each recurring job, shared by all replicas. Instants are UTC microseconds."""
+
+    def __init__(self, database: Database, replica: str) -> None:
+        self._database = database
+        self._replica = replica
+        self._now = database.dialect.now()
+
+    async def register(self, fingerprints: Mapping[str, str]) -> None:
+        """Begin a cursor for each new or changed schedule: it owes nothing for the past."""
+        known = {job: row.fingerprint for job, row in (await self.all()).items()}
+        new = {job: f for job, f in fingerprints.items() if known.get(job) != f}
+        if not new:
+            return
+        begin = {"since": self._now, "accounted_until": self._now, "trigger": None}
+        async with self._database.writing() as connection:
+            for job, fingerprint in new.items():
+                row = {"fingerprint": fingerprint, **begin}
+                insert = self._database.dialect.insert(job_schedules).values(job=job, **row)
+                await connection.execute(
+                    insert.on_conflict_do_update(index_elements=["job"], set_=row)
+                )
+
+    async def all(self) -> dict[str, Row[Any]]:
+        """Every cursor, each with `now` and whether it is `paused`."""
+        paused = and_(
+            _cursor.paused_at.is_not(None),
+            or_(_cursor.paused_until.is_(None), _cursor.paused_until > self._now),
+        )
+        statement = select(job_schedules, paused.label("paused"), self._now.label("now"))
+        async with self._database.reading() as connection:
+            return {row.job: row for row in await connection.execute(statement)}
+
+    async def recorded(self, job: str, after: int, until: int) -> Sequence[tuple[int, int]]:
+        """What the ledger has between the two: the first and last fire time of each row."""
+        run = job_runs.c
+        statement = (
+            select(run.first_fire_time, run.fire_time)
+            .where(run.job == job, run.fire_time > after)
+            .where(or_(run.first_fire_time <= until, run.fire_time <= until))
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [(last if first is None else first, last) for first, last in rows]
+
+    async def account(self, job: str, old: int, new: int, missed: Iterable[Stretch]) -> bool:
+        """Record what was missed and move the cursor; False if another replica has."""
+        moved = update(job_schedules).where(_cursor.job == job, _cursor.accounted_until == old)
+        async with self._database.writing() as connection:
+            if (await connection.execute(moved.values(accounted_until=new))).rowcount != 1:
+                return False
+            for stretch in missed:
+                row = {
+                    "job": job,
+                    "fire_time": stretch.last,
+                    "first_fire_time": stretch.first,
+                    "fires": stretch.fires,
+                    "fence": self._database.dialect.next_fence(literal(0)),
+                    "replica": self._replica,
+                    "attempt": 0,
+                    "outcome": "missed",
+                    "finished_at": self._now,
+                }
+                insert = self._database.dialect.insert(job_runs).values(row)
+                await connection.execute(insert.on_conflict_do_nothing())
+        return True
+
+    async def pause(self, job: str, *, by: str, reason: str, until: int | None) -> bool:
+        """Stop the job on all replicas; False if it has no cursor."""
+        values = {"paused_at": self._now, "paused_by": by, "pause_reason": reason}
+        return await self._set(job, **values, paused_until=until)
+
+    async def resume(self, job: str) -> bool:
+        """Let it run again. What it missed while paused is not owed."""
+        paused = ("paused_at", "paused_by", "pause_reason", "paused_until")
+        return await self._set(job, **dict.fromkeys(paused), accounted_until=self._now)
+
+    async def reschedule(self, job: str, trigger: str) -> bool:
+        """Give a declared job another trigger on all replicas, until its declaration changes."""
+        owes_nothing = {"accounted_until": self._now, "since": self._now}
+        return await self._set(job, trigger=trigger, **owes_nothing)
+
+    async def forget(self, job: str) -> None:
+        async with self._database.writing() as connection:
+            await connection.execute(delete(job_schedules).where(_cursor.job == job))
+
+    async def _set(self, job: str, **values: Any) -> bool:
+        statement = update(job_schedules).where(_cursor.job == job).values(**values)
+        async with self._database.writing() as connection:
+            return (await connection.execute(statement)).rowcount == 1

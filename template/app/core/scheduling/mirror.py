@@ -1,0 +1,104 @@
+"""The jobs added at run time, as this replica's memory holds them."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from apscheduler.job import Job as ScheduledJob
+
+from app.core.scheduling.apscheduler_ import TypedMemoryStore
+from app.core.scheduling.declaration import find
+from app.core.scheduling.runner import Entry
+from app.core.scheduling.triggers import Trigger, trigger_from_json
+from app.core.stores import Definition, DefinitionStore
+
+_log = logging.getLogger(__name__)
+AHEAD = 600
+"""Seconds: one-off jobs due later than this from now cost no memory yet."""
+_STEP = 60_000_000
+
+
+class MirrorStore(TypedMemoryStore):
+    """APScheduler's job store for definitions: a pass touches this memory, never the store."""
+
+    def __init__(
+        self,
+        definitions: DefinitionStore,
+        schedule: Callable[[Definition, Trigger], ScheduledJob],
+        default_executor: str,
+    ) -> None:
+        self.base_init()
+        self.definitions = definitions
+        self.held: dict[str, Definition] = {}
+        self.entries: dict[str, Entry] = {}
+        self.unreadable: set[str] = set()
+        self._schedule = schedule
+        self._default_executor = default_executor
+        self._version = 0
+        self._horizon = 0
+
+    async def refresh(self) -> bool:
+        """Read what changed since the last time; True if anything did."""
+        now = time.time_ns() // 1000
+        # Move the horizon by the minute: most polls then read one number and nothing else.
+        horizon = max(self._horizon, (now // _STEP + 1) * _STEP + AHEAD * 1_000_000)
+        changes = await self.definitions.changes(self._version, self._horizon, horizon)
+        for definition in changes.definitions:
+            self.apply(definition)
+        for id in set(changes.unreadable) - self.unreadable:
+            self._cannot_read(id, "it is not JSON of a definition")
+        self._version, self._horizon = changes.version, horizon
+        return bool(changes.definitions)
+
+    def apply(self, definition: Definition) -> None:
+        """Hold, change or drop one job."""
+        held = self.held.get(definition.id)
+        if held and held.version >= definition.version:
+            return
+        if held:
+            self.drop(definition.id)
+        far = definition.fire_time is not None and definition.fire_time > self._horizon > 0
+        if definition.removed or far:
+            return
+        try:
+            declared = find(definition.job)
+            trigger = trigger_from_json(dict(definition.trigger))
+        except (LookupError, ValueError) as error:
+            self._cannot_read(definition.id, str(error))
+            return
+        self.unreadable.discard(definition.id)
+        self.held[definition.id] = definition
+        self.entries[definition.key] = Entry(
+            key=definition.key,
+            job=declared,
+            args=(),
+            kwargs=definition.kwargs,
+            executor=declared.executor or self._default_executor,
+        )
+        self.base_add(self._schedule(definition, trigger))
+
+    def recurring(self) -> dict[str, Trigger]:
+        """The triggers of what is held and not paused, one-off jobs apart, by claim key."""
+        return {
+            definition.key: trigger_from_json(dict(definition.trigger))
+            for definition in self.held.values()
+            if definition.fire_time is None and not definition.paused
+        }
+
+    def by_key(self, key: str) -> Definition | None:
+        """The definition that is claimed by this key, if it is held here."""
+        held = self.held.get(key.rpartition(":")[0])
+        return held if held and held.key == key else None
+
+    def drop(self, id: str) -> None:
+        definition = self.held.pop(id, None)
+        if definition:
+            self.entries.pop(definition.key, None)
+            self.base_remove(id)
+
+    def shutdown(self) -> None:
+        self.clear()
+
+    def _cannot_read(self, id: str, why: str) -> None:
+        self.unreadable.add(id)
+        _log.error("job %r in the job store is left alone: %s", id, why)

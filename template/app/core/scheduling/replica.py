@@ -1,0 +1,193 @@
+"""One replica's scheduler: what it holds in memory, and what it looks after while it runs."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from apscheduler.job import Job as ScheduledJob
+from apscheduler.schedulers.base import STATE_STOPPED
+
+from app.core.scheduling.apscheduler_ import memory_store
+from app.core.scheduling.cursors import Cursors
+from app.core.scheduling.declaration import Job, find, undeclared
+from app.core.scheduling.executor import JobExecutor
+from app.core.scheduling.mirror import MirrorStore
+from app.core.scheduling.passes import Due, PassingScheduler
+from app.core.scheduling.recovery import Recovery
+from app.core.scheduling.runner import Entry, Runner, Settlement
+from app.core.scheduling.shared import SharedJobs
+from app.core.scheduling.triggers import Date, Trigger, trigger_from_json
+from app.core.stores import Definition, DefinitionStore
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+_log = logging.getLogger(__name__)
+POLL = 1.0
+
+
+class ReplicaScheduler(PassingScheduler):
+    """Declared jobs and definitions, both mirrored into memory, kept up to date by a poll."""
+
+    def __init__(
+        self,
+        settings: "Settings",
+        runner: Runner,
+        cursors: Cursors,
+        definitions: DefinitionStore | None,
+        declared: Mapping[str, Job],
+        default_executor: str,
+    ) -> None:
+        self._settings = settings
+        self._default = default_executor
+        self._cursors = cursors
+        triggers = {job: job.trigger(settings) for job in declared.values()}
+        self._triggers = {job.id: trigger for job, trigger in triggers.items() if trigger}
+        self._mirror = MirrorStore(definitions, self._held, self._default) if definitions else None
+        jobs = {id: declared[id] for id in self._triggers}
+        self._shared = SharedJobs(jobs, self._mirror, cursors)
+        self._recovery = Recovery(runner, cursors, settings.lease_seconds, self.find, self.settled)
+        self._over: set[str] = set()
+        self._one_poll = asyncio.Lock()
+        self._polling: asyncio.Task[None] | None = None
+        self._accounted = float("-inf")
+        self.last_poll: float | None = None
+        plugs = {name: JobExecutor(runner, name) for name in runner.executors}
+        self._memory, self._own = memory_store(), memory_store()
+        self.base_init(
+            jobstores={
+                "declared": self._own,
+                "memory": self._memory,
+                "default": self._mirror or memory_store(),
+            },
+            executors={**plugs, "default": JobExecutor(runner, default_executor)},
+            timezone=settings.zone,
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        for id, trigger in self._triggers.items():
+            self._own.add_job(self._scheduled(id, jobs[id], trigger, {}, "declared"))
+
+    async def prepare(self) -> None:
+        """Read what is shared; before `start()`. Raises whatever the database raises."""
+        await self._poll()
+
+    def start(self, paused: bool = False) -> None:
+        super().start(paused)
+        self._polling = asyncio.create_task(self._poll_forever(), name="scheduler-poll")
+
+    async def stop(self) -> None:
+        """Submit nothing more; the runner drains what runs."""
+        for task in filter(None, (self._passing, self._polling)):
+            task.cancel()
+            await asyncio.wait({task})
+        if self.state != STATE_STOPPED:
+            self.base_shutdown(wait=False)
+
+    async def _poll_forever(self) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            try:
+                await self._poll()
+            except Exception as error:
+                _log.warning("the scheduler waits for the database: %s", error)
+
+    async def _poll(self) -> None:
+        async with self._one_poll:
+            await self._read_shared()
+
+    async def _read_shared(self) -> None:
+        if self._mirror and await self._mirror.refresh():
+            self.wakeup()
+        for key in list(self._over):
+            await self._shared.complete(key)
+            self._over.discard(key)
+        recurring = {**self._triggers, **(self._mirror.recurring() if self._mirror else {})}
+        await self._cursors.register({key: t.fingerprint for key, t in recurring.items()})
+        rows = await self._cursors.all()
+        effective = {key: self._follow(key, own, rows[key]) for key, own in recurring.items()}
+        if self.state != STATE_STOPPED:
+            await self._recovery.take_over()
+            if time.monotonic() - self._accounted > self._settings.lease_seconds / 3:
+                self._accounted = time.monotonic()
+                await self._recovery.catch_up(rows, recurring, effective)
+        self.last_poll = time.monotonic()
+
+    def _follow(self, key: str, own: Trigger, row: Any) -> Trigger:
+        """Pause, resume and reschedule a declared job as its cursor says; returns its trigger."""
+        job = self._own.lookup_job(key)
+        wanted = trigger_from_json(json.loads(row.trigger)) if row.trigger else own
+        if job is not None:
+            changed = job.trigger.trigger.fingerprint != wanted.fingerprint
+            if changed or bool(row.paused) == (job.next_run_time is not None):
+                job._modify(trigger=Due(wanted))
+                following = None if row.paused else wanted.next(datetime.now(UTC))
+                self.reset(job, self._own, following)
+                self.wakeup()
+        return wanted
+
+    def forgets(self, store: object) -> bool:
+        return store is not self._own and store is not self._mirror
+
+    def entry(self, job: ScheduledJob) -> Entry:
+        """What to run for a job that is due, and the key to claim it by."""
+        store = job._jobstore_alias
+        if self._mirror and store == "default":
+            return self._mirror.entries[self._mirror.held[job.id].key]
+        function = job.func if isinstance(job.func, Job) else undeclared(job.func, job.id)
+        chosen = None if job.executor == "default" else job.executor
+        # A one-off job in memory is this process's own, and its id may be used again.
+        once = store != "declared" and isinstance(job.trigger.trigger, Date)
+        return Entry(
+            key=f"{job.id}:{time.time_ns() // 1000}" if once else job.id,
+            job=function,
+            args=tuple(job.args),
+            kwargs=job.kwargs,
+            executor=chosen or function.executor or self._default,
+        )
+
+    def find(self, key: str) -> Entry | None:
+        """The entry of a claim key, if this version of the service knows it."""
+        if self._mirror and key in self._mirror.entries:
+            return self._mirror.entries[key]
+        job = self._own.lookup_job(key) or self._memory.lookup_job(key)
+        return self.entry(job) if job else None
+
+    def settled(self, entry: Entry, result: Settlement) -> None:
+        """A fire of this entry is through here."""
+        definition = self._mirror.by_key(entry.key) if self._mirror else None
+        if result.over and definition and definition.fire_time is not None:
+            self._over.add(entry.key)
+
+    def _held(self, definition: Definition, trigger: Trigger) -> ScheduledJob:
+        job = self._scheduled(
+            definition.id, find(definition.job), trigger, definition.kwargs, "default"
+        )
+        if definition.paused:
+            job._modify(next_run_time=None)
+        return job
+
+    def _scheduled(
+        self, id: str, job: Job, trigger: Trigger, kwargs: Mapping[str, Any], store: str
+    ) -> ScheduledJob:
+        due = Due(trigger)
+        now = datetime.now(UTC)
+        scheduled = ScheduledJob(
+            self,
+            id=id,
+            name=job.name,
+            func=job,
+            args=(),
+            kwargs={**job.kwargs, **kwargs},
+            trigger=due,
+            executor=job.executor or "default",
+            misfire_grace_time=None,
+            coalesce=True,
+            max_instances=1,
+            next_run_time=trigger.next(now) if store == "declared" else due.first(now),
+        )
+        scheduled._jobstore_alias = store
+        return scheduled

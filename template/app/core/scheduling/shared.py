@@ -1,0 +1,116 @@
+"""Changing jobs for all replicas at once: definitions in the store, cursors of declared jobs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from apscheduler.jobstores.base import JobLookupError
+
+from app.core.scheduling.cursors import Cursors
+from app.core.scheduling.declaration import Job, check_json
+from app.core.scheduling.mirror import MirrorStore
+from app.core.scheduling.triggers import Date, Trigger, microseconds
+from app.core.stores import Definition, DefinitionChanged
+
+
+class SharedJobs:
+    """What `ServiceScheduler` does to jobs that are not this process's own."""
+
+    def __init__(
+        self, declared: Mapping[str, Job], mirror: MirrorStore | None, cursors: Cursors
+    ) -> None:
+        self._declared = declared
+        self._mirror = mirror
+        self._cursors = cursors
+
+    async def add(
+        self,
+        job: Job,
+        when: Trigger,
+        id: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        replace_existing: bool,
+    ) -> Definition:
+        """Raises `TypeError` if the arguments do not fit, `DefinitionChanged` if the id exists."""
+        assert self._mirror is not None
+        definition = Definition(
+            id=id,
+            job=job.id,
+            kwargs=job.arguments(args or (), kwargs or {}),
+            trigger=when.to_json(),
+            fire_time=microseconds(when.at) if isinstance(when, Date) else None,
+        )
+        definition = await self._mirror.definitions.add(definition, replace=replace_existing)
+        self._mirror.apply(definition)
+        return definition
+
+    async def modify(self, job_id: str, changes: Mapping[str, Any]) -> None:
+        """Replace the arguments; nothing else of a definition can be modified."""
+        if job_id in self._declared or set(changes) != {"kwargs"}:
+            raise TypeError(
+                f"{job_id}: {', '.join(sorted(changes))} cannot be modified; pause or reschedule "
+                "it, or change its declaration in app/jobs/"
+            )
+        check_json(f"modify_job({job_id!r})", changes["kwargs"])
+        await self._change(await self.get(job_id), kwargs=changes["kwargs"])
+
+    async def pause(
+        self, job_id: str, by: str = "", reason: str = "", until: datetime | None = None
+    ) -> None:
+        """Stop it on all replicas. Who, why and until when are kept for a declared job."""
+        if job_id in self._declared:
+            end = microseconds(until.astimezone(UTC)) if until else None
+            await self._cursors.pause(job_id, by=by, reason=reason, until=end)
+        else:
+            await self._change(await self.get(job_id), paused=True)
+
+    async def resume(self, job_id: str) -> None:
+        """Let it run again; it owes nothing for the past."""
+        if job_id in self._declared:
+            await self._cursors.resume(job_id)
+        else:
+            definition = await self.get(job_id)
+            await self._cursors.resume(definition.key)
+            await self._change(definition, paused=False)
+
+    async def reschedule(self, job_id: str, when: Trigger) -> None:
+        """Give it another trigger. A declared job keeps it until its declaration changes."""
+        if job_id in self._declared:
+            await self._cursors.reschedule(job_id, json.dumps(when.to_json()))
+        else:
+            at = microseconds(when.at) if isinstance(when, Date) else None
+            definition = await self.get(job_id)
+            await self._change(definition, trigger=when.to_json(), fire_time=at)
+
+    async def remove(self, job_id: str) -> None:
+        """Remove what was added at run time."""
+        if job_id in self._declared:
+            raise TypeError(f"{job_id} is declared in app/jobs/: delete it there, or pause it")
+        definition = await self.get(job_id)
+        await self._change(definition, removed=True)
+        await self._cursors.forget(definition.key)
+
+    async def complete(self, key: str) -> None:
+        """A one-off job has its outcome: its definition goes."""
+        assert self._mirror is not None
+        definition = self._mirror.by_key(key)
+        try:
+            if definition is not None:
+                await self._change(definition, removed=True)
+        except DefinitionChanged:
+            pass  # another replica was faster, or its id is in use again
+
+    async def get(self, job_id: str) -> Definition:
+        """The definition as the store has it. Raises APScheduler's `JobLookupError`."""
+        definition = await self._mirror.definitions.get(job_id) if self._mirror else None
+        if definition is None:
+            raise JobLookupError(job_id)
+        return definition
+
+    async def _change(self, definition: Definition, **changes: Any) -> None:
+        assert self._mirror is not None
+        changed = await self._mirror.definitions.change(replace(definition, **changes))
+        self._mirror.apply(changed)

@@ -1,0 +1,75 @@
+"""APScheduler's own way of naming a trigger, `add_job(f, "cron", hour=2)`, put into ours."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from app.core.scheduling.triggers import Date, Trigger, cron, date, interval
+
+_INTERVAL = ("weeks", "days", "hours", "minutes", "seconds")
+# As APScheduler orders them; what is finer than the finest field given starts at its minimum.
+_CRON = {"month": "1", "day": "1", "day_of_week": "*", "hour": "0", "minute": "0", "second": "0"}
+
+
+def translate(trigger: object, arguments: Mapping[str, Any], zone: ZoneInfo) -> Trigger:
+    """Raises `TypeError` naming what replicas would not compute alike, or we cannot express."""
+    if isinstance(trigger, Trigger):
+        _refuse(arguments, (), type(trigger).__name__)
+        return trigger.in_zone(zone)
+    match trigger:
+        case None:
+            _refuse(arguments, (), "no trigger")
+            return Date(datetime.now(UTC))
+        case "date":
+            _refuse(arguments, ("run_date", "timezone"), "date")
+            given = arguments.get("run_date")
+            return (date(given) if given else Date(datetime.now(UTC))).in_zone(
+                _zone(arguments, zone)
+            )
+        case "interval":
+            _refuse(arguments, _INTERVAL, "interval")
+            return interval(**arguments)
+        case "cron":
+            _refuse(arguments, (*_CRON, "timezone"), "cron")
+            return cron(_crontab(arguments)).in_zone(_zone(arguments, zone))
+    raise TypeError(
+        f"trigger {trigger!r}: replicas would not compute its fire times alike; use "
+        "interval(), cron() or date() of app.core.scheduling"
+    )
+
+
+def _refuse(arguments: Mapping[str, Any], known: tuple[str, ...], trigger: str) -> None:
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise TypeError(
+            f"{', '.join(unknown)}: not an argument of the trigger {trigger!r} here; "
+            f"it takes {', '.join(known) or 'none'}"
+        )
+
+
+def _zone(arguments: Mapping[str, Any], default: ZoneInfo) -> ZoneInfo:
+    given = arguments.get("timezone")
+    return ZoneInfo(str(given)) if given else default
+
+
+def _crontab(arguments: Mapping[str, Any]) -> str:
+    fields = {name: str(value) for name, value in arguments.items() if name in _CRON}
+    if not fields:
+        raise TypeError('trigger "cron" needs a field; for example add_job(f, "cron", hour=2)')
+    weekday = fields.get("day_of_week", "*")
+    if any(character.isdigit() for character in weekday):
+        raise TypeError(
+            f"day_of_week={weekday!r}: APScheduler counts from Monday, crontab from Sunday; "
+            "name the days, as in day_of_week='mon-fri'"
+        )
+    if "day" in fields and weekday != "*":
+        raise TypeError("day and day_of_week together: cron('0 2 1 * mon') says what you mean")
+    finest = max(list(_CRON).index(name) for name in fields)
+    whole = {
+        name: fields.get(name, "*" if position < finest else least)
+        for position, (name, least) in enumerate(_CRON.items())
+    }
+    order = ("minute", "hour", "day", "month", "day_of_week")
+    five = " ".join(whole[name] for name in order)
+    return five if whole["second"] == "0" else f"{whole['second']} {five}"

@@ -1,0 +1,123 @@
+"""One replica: what it consists of, and in which order that starts and stops."""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core import database, wiring
+from app.core.databases import AlreadyScheduling
+from app.core.executors.local import local_executors
+from app.core.migrate import migrate, pending
+from app.core.scheduling import named_lock
+from app.core.scheduling.cursors import Cursors
+from app.core.scheduling.declaration import Job
+from app.core.scheduling.runner import Runner
+from app.core.scheduling.scheduler import ServiceScheduler
+from app.settings import Settings
+
+_log = logging.getLogger(__name__)
+_PATIENCE = 10.0
+_RETRY = 1.0
+
+
+class Service:
+    """The live resources of one replica, from its start to its stop."""
+
+    def __init__(self, settings: Settings, jobs: Mapping[str, Job]) -> None:
+        self.settings = settings
+        self.database = database.Database(settings, wiring.database.DIALECT)
+        database.use(self.database)
+        named_lock.use(wiring.lock.named_locks(self.database))
+        replica = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._ledger = wiring.lock.ledger(settings, self.database, replica)
+        self._executors = local_executors(settings, self.database)
+        self.runner = Runner(self._ledger, self._executors)
+        self.scheduler = ServiceScheduler(
+            settings,
+            self.runner,
+            Cursors(self.database, replica),
+            wiring.store.definitions(self.database),
+            jobs,
+            wiring.DEFAULT_EXECUTOR,
+        )
+        self._claiming = AsyncExitStack()
+        self._starting: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
+        self.starting: str | None = "starting"
+        """What the start waits for; None once it is through."""
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Start, or go on trying in the background: the web part serves without the database.
+
+        Raises `AlreadyScheduling` where a second scheduling process is not allowed.
+        """
+        self._starting = asyncio.create_task(self._start(), name="start")
+        first_try = asyncio.create_task(self._tried.wait())
+        await asyncio.wait(
+            {self._starting, first_try}, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED
+        )
+        first_try.cancel()
+        if self._starting.done():
+            self._starting.result()
+
+    async def _start(self) -> None:
+        while True:
+            try:
+                self.starting = await self._try_to_start()
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                await self._claiming.aclose()
+                self.starting = f"the database does not answer: {type(error).__name__}"
+                _log.debug("start", exc_info=error)
+            except AlreadyScheduling as error:
+                if not self._tried.is_set():
+                    raise
+                self.starting = str(error)
+            if self.starting is None:
+                return
+            _log.warning("not started yet: %s", self.starting)
+            self._tried.set()
+            await asyncio.sleep(_RETRY)
+
+    async def _try_to_start(self) -> str | None:
+        """Everything that needs the database. Returns what is missing, None if nothing is."""
+        if self._migrates:
+            await asyncio.to_thread(migrate, self.database)
+        else:
+            async with self.database.reading() as connection:
+                if behind := await connection.run_sync(pending):
+                    return f"the schema is behind ({', '.join(behind)}): run `make migrate`"
+        if self.settings.scheduler_enabled:
+            await self._claiming.enter_async_context(wiring.lock.claiming(self._ledger))
+            await self.scheduler.prepare()
+            self.runner.start()
+            self.scheduler.start()
+        return None
+
+    @property
+    def _migrates(self) -> bool:
+        asked = self.settings.migrate_on_start
+        by_default = self.settings.local or wiring.database.DIALECT.migrates_on_start
+        return by_default if asked is None else asked
+
+    async def stop(self) -> None:
+        """Drain, and close everything; also what a failed start had opened."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
+        await self.scheduler.stop()
+        await self.runner.drain(self.settings.shutdown_grace_seconds)
+        await asyncio.gather(*(executor.close() for executor in self._executors.values()))
+        await self._claiming.aclose()
+        named_lock.use(None)
+        database.use(None)
+        await self.database.close()

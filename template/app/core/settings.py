@@ -1,0 +1,98 @@
+"""The settings that every service has: read from the environment, checked before it starts."""
+
+from typing import Any, Literal, Self, TypeVar
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SettingsT = TypeVar("SettingsT", bound="ServiceSettings")
+
+
+class InvalidSettings(ValueError):
+    """An environment variable holds a value that the service cannot run with."""
+
+
+class ServiceSettings(BaseSettings):
+    """Each field is the environment variable of the same name in capitals; `.env` is read too.
+
+    Frozen and picklable: a service stores it and opens live resources where the work happens.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    environment: str = "production"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "console"] = "json"
+    timezone: str = "UTC"
+    """The IANA zone that cron expressions and dates without a zone of their own are read in."""
+
+    database_url: SecretStr
+    migrate_on_start: bool | None = None
+    """Bring the schema up to date at start. Unset: yes in `local` and on SQLite, else no."""
+
+    scheduler_enabled: bool = True
+    max_workers: int = Field(default=2, ge=1, le=64)
+    """Threads, and worker processes, that run jobs."""
+
+    lease_seconds: float = Field(default=30, ge=2, le=3600)
+    """A run whose replica stays silent for this long is taken over."""
+
+    shutdown_grace_seconds: float = Field(default=20, ge=0, le=3600)
+    catch_up_seconds: float = Field(default=86_400, ge=0)
+    """How far back a fire that was missed while everything was down is still made up for."""
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any, info: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return value.upper() if info.field_name == "log_level" else value.lower()
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("is not an IANA time zone name; for example Europe/Berlin or UTC")
+        return value
+
+    @model_validator(mode="after")
+    def _window_exceeds_lease(self) -> Self:
+        if 0 < self.catch_up_seconds <= self.lease_seconds:
+            raise ValueError(
+                f"CATCH_UP_SECONDS={self.catch_up_seconds:g} must be 0 (catch nothing up) or more "
+                f"than LEASE_SECONDS={self.lease_seconds:g}; for example CATCH_UP_SECONDS=86400"
+            )
+        return self
+
+    @property
+    def local(self) -> bool:
+        """Is this a developer's machine?"""
+        return self.environment == "local"
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+def load_settings(cls: type[SettingsT]) -> SettingsT:
+    """Read the environment. Raises `InvalidSettings`, one line for each variable that is wrong."""
+    try:
+        return cls.model_validate({})
+    except ValidationError as error:
+        raise InvalidSettings("\n".join(_explain(cls, line) for line in error.errors())) from None
+
+
+def _explain(cls: type[ServiceSettings], problem: Any) -> str:
+    """Name the variable, the value found (never a secret's) and a value that works."""
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0])
+    field = cls.model_fields[name]
+    secret = "Secret" in repr(field.annotation)
+    found = "" if secret or problem["type"] == "missing" else f"={problem['input']!r}"
+    default = "" if secret or field.is_required() else f" (default: {field.default!r})"
+    return f"{name.upper()}{found}: {message}{default}"

@@ -1,0 +1,57 @@
+"""What a shared store keeps of a job: its definition, as JSON, and nothing else."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+
+class DefinitionChanged(RuntimeError):
+    """Another replica changed or removed the job at the same time; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A job added at run time. Its claim key is `id` and `generation`: an id used again is new."""
+
+    id: str
+    job: str
+    kwargs: Mapping[str, Any]
+    trigger: Mapping[str, Any]
+    fire_time: int | None = None
+    """Of a one-off job, in UTC microseconds."""
+    paused: bool = False
+    generation: int = 0
+    version: int = 0
+    removed: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.id}:{self.generation}"
+
+
+class Changes(NamedTuple):
+    version: int
+    definitions: Sequence[Definition]
+    unreadable: Sequence[str]
+    """Entries of which this version can make nothing: left alone, and shown."""
+
+
+class DefinitionStore(Protocol):
+    """Definitions, shared by all replicas. Versions grow in the order of the commits."""
+
+    async def changes(self, version: int, seen: int, horizon: int) -> Changes:
+        """What changed after `version`, and one-off jobs due after `seen` and up to `horizon`.
+
+        From version 0: everything but one-off jobs due later than `horizon`.
+        """
+
+    async def add(self, definition: Definition, *, replace: bool) -> Definition:
+        """Raises `DefinitionChanged` if the id exists and is not to be replaced."""
+
+    async def change(self, definition: Definition) -> Definition:
+        """Write it if it still has the version given. Raises `DefinitionChanged`."""
+
+    async def get(self, id: str) -> Definition | None: ...
+
+    def all(self) -> AsyncIterator[Definition]:
+        """Every definition, read in pages."""

@@ -1,0 +1,18 @@
+"""Which database, job store, executor and lock this service was rendered with."""
+
+from app.core.databases import sqlite as database
+from app.core.locks import database as lock
+from app.core.stores import database as store
+
+SERVICE_NAME = "scheduler-service"
+DATABASE = "sqlite"
+JOB_STORE = "database"
+DEFAULT_EXECUTOR = "processpool"
+LOCK_BACKEND = "database"
+
+
+class CoreSettings(database.DatabaseSettings):
+    """Every setting of the machinery; `app.settings.Settings` adds yours."""
+
+
+__all__ = ["CoreSettings", "database", "lock", "store"]

@@ -1,0 +1,1 @@
+"""Your jobs, a module each. Every module here is found by itself."""

@@ -1,0 +1,108 @@
+"""What tests are given: a database of their own, settings, the application, a run."""
+
+import importlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from app.core import database as current_database
+from app.core import wiring
+from app.core.database import Database
+from app.core.scheduling import Job, declaration, named_lock, replica
+from app.core.service import Service
+from app.settings import Settings
+
+servers = importlib.import_module(f"tests.core.servers.{wiring.DATABASE}")
+Declare = Callable[..., Job]
+Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """A function that makes a migrated database and returns its URL."""
+    with servers.databases(tmp_path_factory.mktemp("databases")) as new:
+        yield new
+
+
+@pytest.fixture
+def make_settings(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Settings]:
+    """Settings as in a test, some of them changed; nothing is read from the environment."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+    defaults: dict[str, Any] = {"environment": "test", "shutdown_grace_seconds": 2}
+    # Shorter than a service may have it: tests wait for leases to end.
+    lease = {"lease_seconds": 0.5}
+
+    def make(**changes: Any) -> Settings:
+        url = changes.pop("database_url", None) or new_database()
+        made = Settings(database_url=SecretStr(url), **{**defaults, **changes})
+        return made.model_copy(update=lease)
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings()
+
+
+@pytest.fixture
+async def database(settings: Settings, anyio_backend: str) -> AsyncIterator[Database]:
+    """The test's database, open as it is in a started service."""
+    opened = Database(settings, wiring.database.DIALECT)
+    current_database.use(opened)
+    named_lock.use(wiring.lock.named_locks(opened))
+    yield opened
+    await opened.close()
+    current_database.use(None)
+    named_lock.use(None)
+
+
+@pytest.fixture
+def declare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """`@job` for one test: the declaration is forgotten afterwards."""
+    monkeypatch.setattr(declaration, "_declared", dict(declaration._declared))
+
+    def declare(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Job:
+        return declaration.job(*args, **{"id": function.__name__, **kwargs})(function)
+
+    return declare
+
+
+@pytest.fixture
+def scheduling(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Scheduling:
+    """`async with scheduling(job, ...)`: a replica that schedules these jobs and no others."""
+    monkeypatch.setattr(replica, "POLL", 0.05)
+
+    @asynccontextmanager
+    async def scheduling(*jobs: Job, settings: Settings = settings) -> AsyncIterator[Service]:
+        service = Service(settings, {job.id: job for job in jobs})
+        try:
+            await service.start()
+            yield service
+        finally:
+            await service.stop()
+
+    return scheduling
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Leave the loggers as they were: creating an application sets them up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level

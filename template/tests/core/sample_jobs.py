@@ -1,0 +1,109 @@
+"""Jobs for the tests, in a module of their own: worker processes import them from here."""
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.core.scheduling import Run, job, lock
+
+
+def _note(file: str) -> None:
+    with Path(file).open("a") as notes:
+        notes.write(f"{os.getpid()} {threading.current_thread().name}\n")
+
+
+@job()
+def note(file: str) -> None:
+    _note(file)
+
+
+@job()
+async def note_async(run: Run, file: str) -> None:
+    await asyncio.sleep(0)
+    assert run.fence
+    _note(file)
+
+
+class Unpicklable(Exception):
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__(f"{one} and {two}")
+        self.stream = sys.stdout
+
+
+@job()
+def fail() -> None:
+    raise Unpicklable("this", "that")
+
+
+@job()
+async def fail_async() -> None:
+    raise Unpicklable("this", "that")
+
+
+@job(timeout=0.1)
+def sleep_too_long() -> None:
+    time.sleep(0.3)
+
+
+@job(timeout=0.1)
+async def sleep_too_long_async() -> None:
+    await asyncio.sleep(30)
+
+
+@job()
+def die() -> None:
+    os._exit(7)
+
+
+@job()
+def leave() -> None:
+    sys.exit("a job cannot end the service")
+
+
+@job()
+def chatter(file: str) -> None:
+    print("x" * 100_000)
+    _note(file)
+
+
+@job()
+def hold_lock(file: str) -> None:
+    with lock("shared"):
+        _note(file)
+        time.sleep(0.4)
+
+
+@job()
+async def half(run: Run, crash: bool) -> None:
+    """Two writes in one transaction, and an end in between if asked."""
+    from sqlalchemy import text
+
+    async with run.unit_of_work() as session:
+        await session.execute(text("UPDATE job_counters SET value = value + 1000"))
+        if crash:
+            os._exit(9)
+        await session.execute(text("UPDATE job_counters SET value = value + 1000"))
+
+
+class Service:
+    """A service as the guide has it: it stores settings, so it can be pickled."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    async def run_public_contract_aggregation_job(self) -> None:
+        await asyncio.sleep(0)
+        _note(self.file)
+
+
+@contextmanager
+def notes(file: Path) -> Iterator[list[str]]:
+    """The lines that jobs have noted, at the end."""
+    lines: list[str] = []
+    yield lines
+    lines.extend(file.read_text().splitlines() if file.exists() else [])

@@ -1,0 +1,1 @@
+"""A real database for the tests, fresh for each."""

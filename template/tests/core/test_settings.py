@@ -1,0 +1,98 @@
+"""Settings are checked before anything starts, and secrets stay where they are."""
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from app.core.settings import InvalidSettings, load_settings
+from app.settings import Settings
+from tests.core import sample_jobs
+from tests.core.fixtures import Scheduling
+from tests.core.waiting import outcomes
+
+CANARY = "canary-4711-secret"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("LEASE_SECONDS", "1", "LEASE_SECONDS='1': .*greater than or equal to 2.*default: 30"),
+        ("TIMEZONE", "Mars/Base", "TIMEZONE='Mars/Base': is not an IANA .* Europe/Berlin"),
+        ("MAX_WORKERS", "many", "MAX_WORKERS='many': .*integer.*default: 2"),
+        ("LOG_FORMAT", "xml", "LOG_FORMAT='xml': .*'json' or 'console'"),
+        ("CATCH_UP_SECONDS", "10", "CATCH_UP_SECONDS=10 must be 0 .* LEASE_SECONDS=30"),
+        ("DATABASE_URL", f"mysql://{CANARY}@host/x", "DATABASE_URL: must be .* for example"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_a_value_that_works(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidSettings, match=message) as caught:
+        load_settings(Settings)
+    assert CANARY not in str(caught.value)
+
+
+def test_the_process_ends_with_the_message_and_no_traceback(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "LEASE_SECONDS": "soon",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", "import app.main"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert "LEASE_SECONDS='soon'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_levels_and_formats_are_read_in_any_case(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    monkeypatch.setenv("LOG_FORMAT", "Console")
+    read = load_settings(Settings)
+    assert (read.log_level, read.log_format) == ("DEBUG", "console")
+    assert pickle.loads(pickle.dumps(read)) == read
+
+
+def test_every_setting_is_in_the_example_file() -> None:
+    example = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8")
+    for name in Settings.model_fields:
+        assert f"{name.upper()}=" in example, f"say {name.upper()} in .env.example"
+
+
+@pytest.mark.anyio
+async def test_a_secret_is_in_no_log_line_no_row_and_no_process_argument(
+    scheduling: Scheduling, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = settings.model_copy(update={"canary": SecretStr(CANARY)})
+    async with scheduling(settings=secret) as service:
+        job = await service.scheduler.add_job_async(
+            sample_jobs.note,
+            jobstore="memory",
+            executor="processpool",
+            kwargs={"file": str(tmp_path / "note")},
+        )
+        await outcomes(service.database, job.id)
+        pid = int((tmp_path / "note").read_text().split()[0])
+        arguments = Path(f"/proc/{pid}/cmdline")
+        assert not arguments.exists() or CANARY.encode() not in arguments.read_bytes()
+        async with service.database.reading() as connection:
+            for table in ("job_runs", "job_definitions", "job_schedules"):
+                rows = await connection.exec_driver_sql(f"SELECT * FROM {table}")
+                assert CANARY not in repr(rows.all())
+    assert CANARY not in caplog.text
+    assert CANARY not in repr(secret)

@@ -1,0 +1,206 @@
+"""Jobs added while the service runs: kept as definitions, for all replicas."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apscheduler.jobstores.base import JobLookupError
+from sqlalchemy import select, update
+
+from app.core.scheduling import Job, date
+from app.core.schema import job_definitions
+from app.core.service import Service
+from app.core.stores import DefinitionChanged
+from tests.core import sample_jobs
+from tests.core.fixtures import Scheduling
+from tests.core.waiting import outcomes, runs, until
+
+pytestmark = pytest.mark.anyio
+Declare = Callable[..., Job]
+
+
+def held(service: Service, id: str) -> Any:
+    """The job as the replica's memory has it."""
+    return service.scheduler.get_job(id)
+
+
+async def ids(service: Service) -> list[str]:
+    return sorted([job.id async for job in service.scheduler.get_jobs_async()])
+
+
+@pytest.fixture
+def note(declare: Declare) -> Job:
+    async def note(file: str) -> None:
+        with Path(file).open("a") as notes:
+            notes.write("x")
+
+    return declare(note, executor="asyncio")
+
+
+async def test_a_one_off_job_survives_a_restart_runs_once_and_is_gone(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    file = tmp_path / "notes"
+    due = datetime.now(UTC) + timedelta(seconds=0.3)
+    async with scheduling() as service:
+        job = await service.scheduler.add_job_async(
+            note, "date", run_date=due, kwargs={"file": str(file)}
+        )
+    assert not file.exists()
+    await asyncio.sleep(0.3)
+    async with scheduling() as first, scheduling() as second:
+        assert await outcomes(first.database, job.id) == ["succeeded"]
+
+        async def gone() -> bool:
+            return await ids(first) == await ids(second) == []
+
+        await until(gone)
+        await until(lambda: asyncio.sleep(0.02, held(second, job.id) is None))
+    assert file.read_text() == "x"
+
+
+async def test_a_change_on_one_replica_acts_on_all(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    async with scheduling() as first, scheduling() as second:
+
+        async def there(condition: Callable[[], object]) -> None:
+            await until(lambda: asyncio.sleep(0.02, condition()))
+
+        added = await first.scheduler.add_job_async(
+            note, "interval", hours=1, id="hourly", args=[str(tmp_path / "notes")]
+        )
+        assert added.id == "hourly"
+        await there(lambda: held(second, "hourly"))
+        await second.scheduler.pause_job_async("hourly")
+        await there(lambda: held(first, "hourly").next_run_time is None)
+        resumed = await asyncio.to_thread(first.scheduler.resume_job, "hourly")
+        assert resumed.next_run_time
+        await first.scheduler.modify_job_async("hourly", kwargs={"file": "elsewhere"})
+        await there(lambda: held(second, "hourly").kwargs == {"file": "elsewhere"})
+        await second.scheduler.reschedule_job_async("hourly", trigger="cron", hour=4)
+        await there(lambda: "0 4" in str(held(first, "hourly").trigger))
+        with pytest.raises(DefinitionChanged, match="replace_existing=True"):
+            await second.scheduler.add_job_async(note, id="hourly", kwargs={"file": "x"})
+        await second.scheduler.add_job_async(
+            note, "interval", hours=2, id="hourly", kwargs={"file": "x"}, replace_existing=True
+        )
+        await there(lambda: "7200" in str(held(first, "hourly").trigger))
+        await first.scheduler.remove_job_async("hourly")
+        await there(lambda: held(second, "hourly") is None)
+        with pytest.raises(JobLookupError):
+            await second.scheduler.remove_job_async("hourly")
+
+
+async def test_two_reminders_at_one_instant_are_two_and_an_id_used_again_runs_again(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    file = tmp_path / "notes"
+    due = datetime.now(UTC)
+    async with scheduling() as service:
+        for id in ("one", "two", "one"):
+            await service.scheduler.add_job_async(
+                note,
+                date(due),
+                id=id,
+                kwargs={"file": str(file)},
+                replace_existing=True,
+            )
+            await outcomes(service.database, f"{id}:", 1)
+            await until(lambda: asyncio.sleep(0.02, held(service, "one") is None))
+        await until(lambda: asyncio.sleep(0.02, file.read_text() == "xxx"))
+        assert len(await runs(service.database)) == 3
+
+
+async def test_what_a_store_cannot_keep_is_refused_naming_the_declared_form(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        add = service.scheduler.add_job_async
+        mine = sample_jobs.Service("file")
+        with pytest.raises(TypeError, match=r"is not a declared job.*with @job\(\) in app/jobs/"):
+            await add(mine.run_public_contract_aggregation_job, "interval", minutes=5)
+        with pytest.raises(TypeError, match="must be JSON values"):
+            await add(note, args=[service.settings])
+        with pytest.raises(TypeError, match="missing a required argument: 'file'"):
+            await add(note)
+        with pytest.raises(TypeError, match="its declaration's"):
+            await add(note, kwargs={"file": "x"}, executor="threadpool")
+        with pytest.raises(RuntimeError, match=r"await scheduler\.add_job_async"):
+            service.scheduler.add_job(note, kwargs={"file": "x"})
+        with pytest.raises(TypeError, match="cannot be modified"):
+            await service.scheduler.modify_job_async("x", name="y")
+
+
+async def test_a_thread_adds_a_job_with_the_plain_call(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "notes")
+    async with scheduling() as service:
+        add = service.scheduler.add_job
+        job = await asyncio.to_thread(lambda: add(note, kwargs={"file": file}))
+        assert await outcomes(service.database, job.id) == ["succeeded"]
+
+
+async def test_only_json_is_stored(scheduling: Scheduling, note: Job) -> None:
+    async with scheduling() as service:
+        far = datetime.now(UTC) + timedelta(days=30)
+        await service.scheduler.add_job_async(note, "date", run_date=far, kwargs={"file": "x"})
+        async with service.database.reading() as connection:
+            (row,) = (await connection.execute(select(job_definitions))).all()
+        assert (row.job, row.kwargs) == ("note", '{"file": "x"}')
+        assert '"type": "date"' in row.trigger
+
+
+async def test_a_one_off_job_costs_memory_only_when_it_comes_near(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        far = datetime.now(UTC) + timedelta(days=30)
+        job = await service.scheduler.add_job_async(
+            note, "date", run_date=far, kwargs={"file": "x"}
+        )
+        assert held(service, job.id) is None
+        assert await ids(service) == [job.id]
+
+
+async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
+    scheduling: Scheduling, note: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    forged = [
+        {"id": "code", "job": "os.system", "kwargs": "{}", "trigger": '{"type": "date"}'},
+        {"id": "junk", "job": "note", "kwargs": "gASV", "trigger": "not json"},
+        {"id": "unknown", "job": "note", "kwargs": "{}", "trigger": '{"type": "never"}'},
+    ]
+    more = {"generation": 1, "fire_time": None, "paused": False, "version": 1, "removed": False}
+    async with scheduling() as service, service.database.writing() as connection:
+        for row in forged:
+            await connection.execute(job_definitions.insert().values(**row, **more))
+    async with scheduling() as service:
+        await until(lambda: asyncio.sleep(0.02, time.monotonic()))
+        assert service.scheduler.get_jobs() == []
+        async with service.database.reading() as connection:
+            kept = (await connection.scalars(select(job_definitions.c.id))).all()
+    assert sorted(kept) == ["code", "junk", "unknown"]
+    for row in forged:
+        assert f"job {row['id']!r} in the job store is left alone" in caplog.text
+
+
+async def test_a_change_made_elsewhere_at_the_same_time_is_not_undone(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        await service.scheduler.add_job_async(
+            note, "interval", hours=1, id="job", kwargs={"file": "x"}
+        )
+        store = service.scheduler._mirror.definitions  # type: ignore[union-attr]
+        seen = await store.get("job")
+        async with service.database.writing() as connection:
+            await connection.execute(update(job_definitions).values(version=99))
+        assert seen
+        with pytest.raises(DefinitionChanged, match="changed elsewhere"):
+            await store.change(seen)

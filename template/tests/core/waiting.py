@@ -1,0 +1,40 @@
+"""Waiting for an outcome, with a generous time-out: the machines that run tests are shared."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from app.core.database import Database
+from app.core.schema import job_runs
+
+
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) -> Any:
+    """The first true value that the condition gives."""
+    deadline = time.monotonic() + seconds
+    while not (value := await condition()):
+        assert time.monotonic() < deadline, f"not so within {seconds} s; last: {value!r}"
+        await asyncio.sleep(0.02)
+    return value
+
+
+async def runs(database: Database, job: str = "%") -> list[Row[Any]]:
+    """The ledger's rows of a job, or of those added at run time from it, in order of fire time."""
+    statement = (
+        select(job_runs).where(job_runs.c.job.like(f"{job}%")).order_by(job_runs.c.fire_time)
+    )
+    async with database.reading() as connection:
+        return list((await connection.execute(statement)).all())
+
+
+async def outcomes(database: Database, job: str, count: int = 1, seconds: float = 30) -> list[str]:
+    """The outcomes of a job's runs once there are so many."""
+
+    async def settled() -> list[str]:
+        found = [row.outcome for row in await runs(database, job) if row.outcome]
+        return found if len(found) >= count else []
+
+    found: list[str] = await until(settled, seconds)
+    return found

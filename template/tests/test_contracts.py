@@ -1,0 +1,155 @@
+"""The example, over real HTTP: a server of its own serves the sample."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from sqlalchemy import select
+
+from app.core.app import create_app
+from app.core.database import Database
+from app.core.scheduling import Run, last_run
+from app.jobs.contracts import aggregate_public_contracts, refresh_contracts
+from app.jobs.statistics import price_quantiles
+from app.services.contracts import ContractAggregation, count_contracts
+from app.services.esi import EsiClient, EsiUnavailable
+from app.services.models import Contract, EsiPage, PriceQuantile
+from app.settings import Settings
+from tests.core.fixtures import Scheduling
+from tests.core.waiting import until
+
+SAMPLE = 61
+
+
+@pytest.fixture(scope="session")
+def esi(new_database: Callable[[], str]) -> Iterator[str]:
+    """The service itself, serving its sample on a free port; gives the base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        local = Settings(
+            environment="local", scheduler_enabled=False, database_url=SecretStr(new_database())
+        )
+        server = uvicorn.Server(uvicorn.Config(create_app(local), log_config=None))
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}/sample"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], esi: str) -> Settings:
+    return make_settings(esi_base_url=esi)
+
+
+def stored(database: Database) -> int:
+    with database.session_sync() as session:
+        return len(session.scalars(select(Contract)).all())
+
+
+@pytest.mark.anyio
+async def test_the_job_stores_every_contract_in_one_transaction(
+    run: Run, database: Database
+) -> None:
+    await aggregate_public_contracts(run)
+    async with database.session() as session:
+        assert await count_contracts(session) == SAMPLE
+        assert len((await session.scalars(select(EsiPage))).all()) == 7
+
+
+@pytest.mark.anyio
+async def test_unchanged_pages_are_not_fetched_again(run: Run, settings: Settings) -> None:
+    service = ContractAggregation(settings, EsiClient(settings))
+    fetched = await service.fetch()
+    async with run.unit_of_work() as session:
+        assert await service.store(session, fetched) == SAMPLE
+    assert await service.fetch() == {region: [] for region in settings.esi_regions}
+
+
+@pytest.mark.anyio
+async def test_a_crash_between_two_writes_stores_nothing(
+    run: Run, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ContractAggregation.store
+
+    async def crash_at_the_end(*args: Any) -> None:
+        await whole(*args)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ContractAggregation, "store", crash_at_the_end)
+    with pytest.raises(ZeroDivisionError):
+        await aggregate_public_contracts(run)
+    assert await asyncio.to_thread(stored, database) == 0
+
+
+@pytest.mark.anyio
+async def test_the_limit_for_development_is_kept(
+    make_settings: Callable[..., Settings], esi: str, run: Run, database: Database
+) -> None:
+    run.settings = make_settings(esi_base_url=esi, aggregation_dev_contract_limit=12)
+    await aggregate_public_contracts(run)
+    assert await asyncio.to_thread(stored, database) == 24
+
+
+@pytest.mark.anyio
+async def test_prices_are_summed_up(run: Run, database: Database, settings: Settings) -> None:
+    await aggregate_public_contracts(run)
+    await asyncio.to_thread(price_quantiles, Run(settings=settings, database=database), [0.0, 1.0])
+    async with database.session() as session:
+        rows = (await session.scalars(select(PriceQuantile))).all()
+    assert {row.region_id for row in rows} == set(settings.esi_regions)
+    for region in settings.esi_regions:
+        low, high = sorted(row.price for row in rows if row.region_id == region)
+        assert low < high
+
+
+@pytest.mark.anyio
+async def test_esi_that_is_not_there_is_a_clear_error(settings: Settings, run: Run) -> None:
+    run.settings = settings.model_copy(update={"esi_base_url": "http://127.0.0.1:1"})
+    with pytest.raises(EsiUnavailable, match=r"http://127\.0\.0\.1:1: ConnectError"):
+        await aggregate_public_contracts(run)
+    run.settings = settings.model_copy(update={"esi_base_url": f"{settings.esi_url}/nowhere"})
+    with pytest.raises(EsiUnavailable, match="HTTP 404"):
+        await aggregate_public_contracts(run)
+
+
+def test_contracts_are_listed(client: TestClient, run: Run) -> None:
+    assert client.get("/contracts").json() == {"total": 0, "contracts": []}
+    assert client.get("/contracts", params={"limit": 0}).status_code == 422
+    assert client.get("/contracts", params={"region": 1}).json()["contracts"] == []
+
+
+def test_the_sample_is_served_in_local_only(client: TestClient, esi: str) -> None:
+    assert client.get("/sample/contracts/public/10000002/").status_code == 404
+
+
+@pytest.mark.anyio
+async def test_a_refresh_that_is_asked_for_runs_once(
+    settings: Settings, scheduling: Scheduling
+) -> None:
+    async with scheduling() as service:
+        job = await service.scheduler.add_job_async(refresh_contracts)
+
+        async def finished() -> bool:
+            async with service.database.session() as session:
+                record = await last_run(session, job.id)
+            return record is not None and record.outcome == "succeeded"
+
+        await until(finished)
+        assert await asyncio.to_thread(stored, service.database) == SAMPLE
+
+
+def test_a_refresh_is_asked_for_over_http(client: TestClient) -> None:
+    answer = client.post("/contracts/refresh")
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/contracts/refresh/{answer.json()['id']}"
+    assert client.get(answer.headers["location"]).status_code == 404
