@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from app.core.database import Database
 from app.core.scheduling import Job, Run, interval, lock
-from app.core.scheduling.runner import _Active
+from app.core.scheduling.execution import Execution
 from app.core.schema import job_locks
 from app.settings import Settings
 from tests.core.fixtures import Scheduling
@@ -69,13 +69,13 @@ async def test_a_replica_that_lost_its_lease_stops_its_run(
     async with scheduling() as service:
         await service.scheduler.add_job_async(job, jobstore="memory", executor="asyncio")
 
-        async def active() -> list[_Active]:
-            return list(service.runner._active.values())
+        async def active() -> list[Execution]:
+            return list(service.runner._running.values())
 
         (held,) = await until(active)
         other = type(service.runner.ledger)(service.database, "b", 30, 3600)
-        await until(lambda: asyncio.sleep(0.02, held.body is not None))
-        await other.hand_over(held.claim.fence, [])  # as if it had been taken over
+        await until(lambda: asyncio.sleep(0.02, held._body is not None))
+        await other.hand_over(held.fence, [])  # as if it had been taken over
         await until(lambda: asyncio.sleep(0.02, ended == ["cancelled"]))
         assert [row.outcome for row in await runs(service.database)] == [None]
 

@@ -12,7 +12,8 @@ from sqlalchemy import text, update
 from app.core import wiring
 from app.core.database import Database, WroteTooLong
 from app.core.scheduling import FenceLost, Job, Run, interval
-from app.core.scheduling.ledger import Fire, Ledger, Won
+from app.core.scheduling.claims import Fire, Won
+from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_counters, job_runs
 from app.settings import Settings
 from tests.core import sample_jobs

@@ -28,6 +28,7 @@ from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
 Declare = Callable[..., Job]
+THEIRS: Callable[..., object] = IntervalTrigger
 
 
 async def nothing() -> None:
@@ -118,7 +119,7 @@ async def test_listeners_see_a_failure_as_a_failure(scheduling: Scheduling, tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trigger": IntervalTrigger(seconds=5)}, "replicas would not compute its fire times"),
+        ({"trigger": THEIRS(seconds=5)}, "replicas would not compute its fire times"),
         ({"trigger": "interval", "seconds": 5, "jitter": 3}, "jitter: not an argument"),
         ({"trigger": "interval", "minutes": 1, "start_date": "2026-01-01"}, "start_date"),
         ({"trigger": "cron", "hour": 2, "week": 3}, "week: not an argument"),

@@ -3,9 +3,15 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from apscheduler.events import EVENT_ALL, SchedulerEvent
+from apscheduler.events import (
+    EVENT_ALL,
+    JobExecutionEvent,
+    JobSubmissionEvent,
+    SchedulerEvent,
+)
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.job import Job as ScheduledJob
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.schedulers.base import BaseScheduler
@@ -52,8 +58,11 @@ class TypedScheduler(AsyncIOScheduler):
 
 class TypedMemoryStore(MemoryJobStore):
     base_init: ClassVar[Callable[..., None]] = MemoryJobStore.__init__
-    base_add: ClassVar[Callable[..., None]] = MemoryJobStore.add_job
-    base_remove: ClassVar[Callable[..., None]] = MemoryJobStore.remove_job
+    find: ClassVar[Callable[..., ScheduledJob | None]] = MemoryJobStore.lookup_job
+    every: ClassVar[Callable[..., list[ScheduledJob]]] = MemoryJobStore.get_all_jobs
+    insert: ClassVar[Callable[..., None]] = MemoryJobStore.add_job
+    replace: ClassVar[Callable[..., None]] = MemoryJobStore.update_job
+    remove: ClassVar[Callable[..., None]] = MemoryJobStore.remove_job
     clear: ClassVar[Callable[..., None]] = MemoryJobStore.remove_all_jobs
 
 
@@ -66,4 +75,9 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not undefined}
 
 
-memory_store: Callable[[], MemoryJobStore] = MemoryJobStore
+memory_store: Callable[[], TypedMemoryStore] = TypedMemoryStore
+new_job: Callable[..., ScheduledJob] = ScheduledJob
+modify: Callable[..., None] = ScheduledJob._modify
+submission: Callable[..., SchedulerEvent] = JobSubmissionEvent
+execution: Callable[..., SchedulerEvent] = JobExecutionEvent
+not_found: Callable[[str], Exception] = JobLookupError

@@ -7,12 +7,12 @@ from apscheduler.events import (
     EVENT_JOB_ERROR,
     EVENT_JOB_EXECUTED,
     EVENT_JOB_MISSED,
-    JobExecutionEvent,
 )
 from apscheduler.job import Job as ScheduledJob
 
-from app.core.scheduling.apscheduler_ import TypedExecutor
-from app.core.scheduling.runner import Entry, Runner, Settlement
+from app.core.scheduling.apscheduler_ import TypedExecutor, execution
+from app.core.scheduling.entry import Entry, Settlement
+from app.core.scheduling.runner import Runner
 from app.core.scheduling.triggers import microseconds
 
 _EVENTS = {
@@ -49,7 +49,7 @@ class JobExecutor(TypedExecutor):
                 if result.outcome is not None:
                     code = _EVENTS.get(result.outcome, EVENT_JOB_ERROR)
                     failed = JobFailed(result.error) if code == EVENT_JOB_ERROR else None
-                    event = JobExecutionEvent(code, job.id, store, fire_time, exception=failed)
+                    event = execution(code, job.id, store, fire_time, exception=failed)
                     self._scheduler.dispatch(event)
 
             self._runner.submit(entry, microseconds(fire_time), settled)

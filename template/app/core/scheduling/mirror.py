@@ -8,7 +8,7 @@ from apscheduler.job import Job as ScheduledJob
 
 from app.core.scheduling.apscheduler_ import TypedMemoryStore
 from app.core.scheduling.declaration import find
-from app.core.scheduling.runner import Entry
+from app.core.scheduling.entry import Entry
 from app.core.scheduling.triggers import Trigger, trigger_from_json
 from app.core.stores import Definition, DefinitionStore
 
@@ -75,7 +75,7 @@ class MirrorStore(TypedMemoryStore):
             kwargs=definition.kwargs,
             executor=declared.executor or self._default_executor,
         )
-        self.base_add(self._schedule(definition, trigger))
+        self.insert(self._schedule(definition, trigger))
 
     def recurring(self) -> dict[str, Trigger]:
         """The triggers of what is held and not paused, one-off jobs apart, by claim key."""
@@ -94,7 +94,7 @@ class MirrorStore(TypedMemoryStore):
         definition = self.held.pop(id, None)
         if definition:
             self.entries.pop(definition.key, None)
-            self.base_remove(id)
+            self.remove(id)
 
     def shutdown(self) -> None:
         self.clear()

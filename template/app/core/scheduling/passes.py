@@ -5,13 +5,17 @@ import logging
 import time
 from datetime import UTC, datetime, timedelta
 
-from apscheduler.events import EVENT_JOB_SUBMITTED, JobSubmissionEvent
+from apscheduler.events import EVENT_JOB_SUBMITTED
 from apscheduler.job import Job as ScheduledJob
-from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.base import STATE_RUNNING, STATE_STOPPED
 from apscheduler.triggers.base import BaseTrigger
 
-from app.core.scheduling.apscheduler_ import TypedScheduler
+from app.core.scheduling.apscheduler_ import (
+    TypedMemoryStore,
+    TypedScheduler,
+    modify,
+    submission,
+)
 from app.core.scheduling.triggers import Date, Trigger
 
 _log = logging.getLogger(__name__)
@@ -93,7 +97,9 @@ class PassingScheduler(TypedScheduler):
         waits: list[float] = [(at - now).total_seconds() for at in following if at is not None]
         return max(0.0, min([*waits, _LONGEST_SLEEP]))
 
-    def _submit(self, job: ScheduledJob, store: MemoryJobStore, alias: str, now: datetime) -> None:
+    def _submit(
+        self, job: ScheduledJob, store: TypedMemoryStore, alias: str, now: datetime
+    ) -> None:
         """One fire: the newest that is due. Those between are the cursor's business."""
         trigger: Trigger = job.trigger.trigger
         due: datetime = job.next_run_time
@@ -102,18 +108,18 @@ class PassingScheduler(TypedScheduler):
             self.plug(job.executor).submit_job(job, [fire_time])
         finally:
             self.reset(job, store, trigger.next(max(now, fire_time)))
-        event = JobSubmissionEvent(EVENT_JOB_SUBMITTED, job.id, alias, [fire_time])
+        event = submission(EVENT_JOB_SUBMITTED, job.id, alias, [fire_time])
         self.dispatch(event)
 
-    def reset(self, job: ScheduledJob, store: MemoryJobStore, at: datetime | None) -> None:
+    def reset(self, job: ScheduledJob, store: TypedMemoryStore, at: datetime | None) -> None:
         """Set a job's next fire time, in memory."""
-        if store.lookup_job(job.id) is None:
+        if store.find(job.id) is None:
             return
-        job._modify(next_run_time=at)
+        modify(job, next_run_time=at)
         if at is None and self.forgets(store):
-            store.remove_job(job.id)
+            store.remove(job.id)
         else:
-            MemoryJobStore.update_job(store, job)
+            store.replace(job)
 
     def forgets(self, store: object) -> bool:
         """Does this store drop a job that has no fire time left?"""

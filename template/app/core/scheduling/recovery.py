@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Row
 
 from app.core.scheduling.cursors import Cursors, Stretch
-from app.core.scheduling.runner import Entry, Runner, Settlement
+from app.core.scheduling.entry import Entry, Settlement
+from app.core.scheduling.runner import Runner
 from app.core.scheduling.triggers import Trigger, microseconds, moment
 
 _log = logging.getLogger(__name__)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from apscheduler.job import Job as ScheduledJob
 from apscheduler.schedulers.base import STATE_STOPPED
 
-from app.core.scheduling.apscheduler_ import memory_store
+from app.core.scheduling.apscheduler_ import memory_store, modify, new_job
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.declaration import Job, find, undeclared
+from app.core.scheduling.entry import Entry, Settlement
 from app.core.scheduling.executor import JobExecutor
 from app.core.scheduling.mirror import MirrorStore
 from app.core.scheduling.passes import Due, PassingScheduler
 from app.core.scheduling.recovery import Recovery
-from app.core.scheduling.runner import Entry, Runner, Settlement
+from app.core.scheduling.runner import Runner
 from app.core.scheduling.shared import SharedJobs
 from app.core.scheduling.triggers import Date, Trigger, trigger_from_json
 from app.core.stores import Definition, DefinitionStore
@@ -69,7 +70,7 @@ class ReplicaScheduler(PassingScheduler):
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         for id, trigger in self._triggers.items():
-            self._own.add_job(self._scheduled(id, jobs[id], trigger, {}, "declared"))
+            self._own.insert(self._scheduled(id, jobs[id], trigger, {}, "declared"))
 
     async def prepare(self) -> None:
         """Read what is shared; before `start()`. Raises whatever the database raises."""
@@ -118,12 +119,12 @@ class ReplicaScheduler(PassingScheduler):
 
     def _follow(self, key: str, own: Trigger, row: Any) -> Trigger:
         """Pause, resume and reschedule a declared job as its cursor says; returns its trigger."""
-        job = self._own.lookup_job(key)
+        job = self._own.find(key)
         wanted = trigger_from_json(json.loads(row.trigger)) if row.trigger else own
         if job is not None:
             changed = job.trigger.trigger.fingerprint != wanted.fingerprint
             if changed or bool(row.paused) == (job.next_run_time is not None):
-                job._modify(trigger=Due(wanted))
+                modify(job, trigger=Due(wanted))
                 following = None if row.paused else wanted.next(datetime.now(UTC))
                 self.reset(job, self._own, following)
                 self.wakeup()
@@ -153,7 +154,7 @@ class ReplicaScheduler(PassingScheduler):
         """The entry of a claim key, if this version of the service knows it."""
         if self._mirror and key in self._mirror.entries:
             return self._mirror.entries[key]
-        job = self._own.lookup_job(key) or self._memory.lookup_job(key)
+        job = self._own.find(key) or self._memory.find(key)
         return self.entry(job) if job else None
 
     def settled(self, entry: Entry, result: Settlement) -> None:
@@ -167,7 +168,7 @@ class ReplicaScheduler(PassingScheduler):
             definition.id, find(definition.job), trigger, definition.kwargs, "default"
         )
         if definition.paused:
-            job._modify(next_run_time=None)
+            modify(job, next_run_time=None)
         return job
 
     def _scheduled(
@@ -175,7 +176,7 @@ class ReplicaScheduler(PassingScheduler):
     ) -> ScheduledJob:
         due = Due(trigger)
         now = datetime.now(UTC)
-        scheduled = ScheduledJob(
+        scheduled = new_job(
             self,
             id=id,
             name=job.name,

@@ -194,7 +194,7 @@ class ServiceScheduler(ReplicaScheduler):
     async def get_jobs_async(self) -> AsyncIterator[ScheduledJob]:
         """Every job: those in this replica's memory, and the store's, read in pages."""
         for store in (self._own, self._memory):
-            for job in store.get_all_jobs():
+            for job in store.every():
                 yield job
         if self._mirror:
             async for definition in self._mirror.definitions.all():
@@ -224,7 +224,7 @@ class ServiceScheduler(ReplicaScheduler):
         return self._mirror is not None and options.get("jobstore", "default") == "default"
 
     def _is_shared(self, job_id: str) -> bool:
-        in_memory = self._memory.lookup_job(job_id) is not None
+        in_memory = self._memory.find(job_id) is not None
         return job_id in self._triggers or (self._mirror is not None and not in_memory)
 
     def _when(self, trigger: Any, options: dict[str, Any]) -> Trigger:

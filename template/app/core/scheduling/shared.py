@@ -6,8 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from apscheduler.jobstores.base import JobLookupError
-
+from app.core.scheduling.apscheduler_ import not_found
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.declaration import Job, check_json
 from app.core.scheduling.mirror import MirrorStore
@@ -107,7 +106,7 @@ class SharedJobs:
         """The definition as the store has it. Raises APScheduler's `JobLookupError`."""
         definition = await self._mirror.definitions.get(job_id) if self._mirror else None
         if definition is None:
-            raise JobLookupError(job_id)
+            raise not_found(job_id)
         return definition
 
     async def _change(self, definition: Definition, **changes: Any) -> None:

@@ -1,0 +1,228 @@
+"""Claims: of all replicas, one gets to run a fire. One row of the ledger for each."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    Row,
+    String,
+    and_,
+    case,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
+
+from app.core.database import Database
+from app.core.schema import job_runs, job_schedules
+
+Outcome = Literal[
+    "succeeded", "failed", "timed_out", "cancelled", "interrupted", "skipped", "missed", "lost"
+]
+EARLY = 250_000
+"""Microseconds before its time, by the store's clock, from which on a fire may be claimed."""
+
+_run = job_runs.c
+_columns: Mapping[str, TypeEngine[Any]] = {
+    "position": BigInteger(),
+    "job": String(),
+    "fire_time": BigInteger(),
+    "active_key": String(),
+    "outcome": String(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """One fire time of one job. `active_key` is None where runs may overlap."""
+
+    job: str
+    time: int
+    active_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """Run it: nobody else will, as long as the lease is kept."""
+
+    fence: int
+    run_id: int
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """There is a row for it already; `settled` when that has an outcome."""
+
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """By the store's clock it is not due for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The job is paused; nothing is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It does not run, and that is recorded: `skipped` (overlap) or `missed` (too old)."""
+
+    outcome: Outcome
+
+
+Claim = Won | Taken | Early | Paused | Refused
+
+
+class Claims:
+    """The claims of one replica.
+
+    `lease` in seconds is how long a claim outlives the replica's silence; None is for ever.
+    Fires older than `window`, in seconds, are not claimed any more.
+    """
+
+    def __init__(
+        self, database: Database, replica: str, lease: float | None, window: float
+    ) -> None:
+        self.database = database
+        self.replica = replica
+        self.lease = lease
+        self.window = int(window * 1e6)
+        self._lease = int(lease * 1e6) if lease else 100 * 365 * 86_400 * 1_000_000
+        self._now = database.dialect.now()
+        self._insert = database.dialect.insert(job_runs)
+
+    async def claim(self, fires: Sequence[Fire]) -> list[Claim]:
+        """Answer each fire in one read and, if any can be won, one short transaction.
+
+        An expired holder is settled first: an old corpse must not turn a daily run into `skipped`.
+        """
+        answers: dict[int, Claim] = {}
+        asked = dict(enumerate(fires))
+        while asked:
+            rows, now = await self._look(asked)
+            inserts: dict[int, tuple[Fire, Outcome | None]] = {}
+            corpses: set[int] = set()
+            for row in rows:
+                fire = asked[row.position]
+                if row.id is not None:
+                    answers[row.position] = Taken(row.outcome is not None)
+                elif fire.time > now + EARLY:
+                    answers[row.position] = Early((fire.time - now) / 1e6)
+                elif row.paused:
+                    answers[row.position] = Paused()
+                elif fire.time < now - self.window:
+                    inserts[row.position] = fire, "missed"
+                elif row.holder is not None and row.holder_lease >= now:
+                    inserts[row.position] = fire, "skipped"
+                else:
+                    inserts[row.position] = fire, None
+                    corpses.update({row.holder} - {None})
+            answers.update(await self._record(inserts, corpses) if inserts else {})
+            # Who lost the race in between looks again: it is taken now, or overlaps.
+            asked = {p: fire for p, fire in asked.items() if p not in answers}
+        return [answers[position] for position in range(len(fires))]
+
+    async def _look(self, asked: dict[int, Fire]) -> tuple[Sequence[Row[Any]], int]:
+        batch = self.database.dialect.rows("batch", _columns)
+        holder, schedule = job_runs.alias("holder"), job_schedules.c
+        statement = (
+            select(
+                batch.c.position,
+                _run.id,
+                _run.outcome,
+                holder.c.fence.label("holder"),
+                holder.c.lease_until.label("holder_lease"),
+                and_(
+                    schedule.paused_at.is_not(None),
+                    or_(schedule.paused_until.is_(None), schedule.paused_until > self._now),
+                ).label("paused"),
+                self._now.label("now"),
+            )
+            .select_from(batch)
+            .outerjoin(job_runs, and_(_run.job == batch.c.job, _run.fire_time == batch.c.fire_time))
+            .outerjoin(holder, holder.c.active_key == batch.c.active_key)
+            .outerjoin(job_schedules, schedule.job == batch.c.job)
+        )
+        async with self.database.reading() as connection:
+            rows = (await connection.execute(statement, {"batch": _json(asked.items())})).all()
+        return rows, rows[0].now
+
+    async def _record(
+        self, inserts: dict[int, tuple[Fire, Outcome | None]], corpses: Iterable[int]
+    ) -> dict[int, Claim]:
+        batch = self.database.dialect.rows("batch", _columns)
+        running = batch.c.outcome.is_(None)
+        values = {
+            "job": batch.c.job,
+            "fire_time": batch.c.fire_time,
+            "fence": self.database.dialect.next_fence(batch.c.position),
+            "replica": literal(self.replica),
+            "attempt": case((running, 1), else_=0),
+            "outcome": batch.c.outcome,
+            "active_key": case((running, batch.c.active_key)),
+            "lease_until": case((running, self._now + self._lease)),
+            "claimed_at": case((running, self._now)),
+            "finished_at": case((running, null()), else_=self._now),
+        }
+        statement = (
+            self._insert.from_select(
+                list(values), select(*values.values()).where(true()), include_defaults=False
+            )
+            .on_conflict_do_nothing()
+            .returning(_run.job, _run.fire_time, _run.fence, _run.id)
+        )
+        given = [(p, fire, outcome) for p, (fire, outcome) in inserts.items()]
+        async with self.database.writing() as connection:
+            for fence in corpses:
+                await self._release_corpse(connection, fence)
+            done = (await connection.execute(statement, {"batch": _json(given)})).all()
+        rows = {(row.job, row.fire_time): row for row in done}
+        answers: dict[int, Claim] = {}
+        for position, fire, outcome in given:
+            if row := rows.get((fire.job, fire.time)):
+                won = Won(row.fence, row.id)
+                answers[position] = Refused(outcome) if outcome else won
+        return answers
+
+    async def _release_corpse(self, connection: AsyncConnection, fence: int) -> None:
+        """Free the key of a dead holder. Its fire is still owed: recovery runs it later."""
+        expired = and_(_run.fence == fence, _run.lease_until < self._now)
+        freed = (
+            update(job_runs)
+            .where(expired)
+            .values(
+                active_key=None,
+                lease_until=case((_run.outcome.is_(None), 0)),
+                fence=self.database.dialect.next_fence(),
+            )
+        )
+        await connection.execute(freed)
+
+
+def _json(fires: Iterable[tuple[Any, ...]]) -> str:
+    return json.dumps(
+        [
+            {
+                "position": position,
+                "job": fire.job,
+                "fire_time": fire.time,
+                "active_key": fire.active_key,
+                "outcome": outcome[0] if outcome else None,
+            }
+            for position, fire, *outcome in fires
+        ]
+    )

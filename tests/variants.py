@@ -1,0 +1,84 @@
+"""Which services the template can render: read from copier.yml, so a new choice joins by itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from covertable import make
+
+ROOT = Path(__file__).parents[1]
+CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+QUESTIONS: dict[str, dict[str, Any]] = {k: v for k, v in CONFIG.items() if not k.startswith("_")}
+AXES = ("database", "job_store", "executor", "lock_backend")
+Answers = dict[str, Any]
+
+
+def choices(question: dict[str, Any]) -> list[Any] | None:
+    """The values that a question can have; None for free text."""
+    if question["type"] == "bool":
+        return [True, False]
+    given = question.get("choices")
+    if given is None:
+        return None
+    values = given.values() if isinstance(given, dict) else given
+    return [value["value"] if isinstance(value, dict) else value for value in values]
+
+
+DOMAINS = {name: found for name, q in QUESTIONS.items() if (found := choices(q)) is not None}
+TEXTS = [name for name in QUESTIONS if name not in DOMAINS]
+
+
+def valid(answers: Answers) -> bool:
+    """The one mirror of copier.yml's choice validators; a test holds it against Copier."""
+    replicas = answers["profile"] == "replicas-postgresql"
+    alone = "sqlite" in answers.values() or "memory" in answers.values()
+    return not (replicas and alone)
+
+
+def products(names: Iterator[str] | tuple[str, ...]) -> Iterator[Answers]:
+    names = tuple(names)
+    for values in itertools.product(*(DOMAINS[name] for name in names)):
+        yield dict(zip(names, values, strict=True))
+
+
+def combinations() -> list[Answers]:
+    """Every valid combination of the four axes, each with the others' defaults."""
+    return [
+        answers
+        for axes in products(AXES)
+        if valid(answers := {"profile": "custom", "example": True, **axes})
+    ]
+
+
+def covering() -> list[Answers]:
+    """The fewest variants in which each valid pair of answers, of all questions, occurs."""
+    rows = make(
+        DOMAINS,
+        strength=2,
+        constraints=[{"operator": "fn", "requires": list(AXES) + ["profile"], "evaluate": valid}],
+    )
+    return [{name: row[name] for name in DOMAINS} for row in rows]
+
+
+def pairs(answers: Answers) -> set[tuple[tuple[str, Any], ...]]:
+    return {
+        tuple((name, answers[name]) for name in names)
+        for names in itertools.combinations(DOMAINS, 2)
+    }
+
+
+def name_of(answers: Answers) -> str:
+    return "-".join(str(value) for value in answers.values())
+
+
+def command(answers: Answers) -> str:
+    """What renders this variant and runs its tests, by hand."""
+    data = " ".join(f"--data {name}={value}" for name, value in answers.items())
+    return (
+        f"copier copy --vcs-ref HEAD --defaults {data} . /tmp/variant "
+        "&& make -C /tmp/variant install check test"
+    )
