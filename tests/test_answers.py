@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import copier
 import pytest
@@ -132,8 +133,8 @@ def test_an_unknown_name_is_reported(
     assert "make install dev" in said
 
 
-def project(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = tomllib.loads(
-        (folder / "pyproject.toml").read_text(encoding="utf-8")
-    )["project"]
+def project(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     return found

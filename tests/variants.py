@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from covertable import make
+from covertable.main import make
 
 ROOT = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def combinations() -> list[Answers]:
 
 def covering() -> list[Answers]:
     """The fewest variants in which each valid pair of answers, of all questions, occurs."""
-    rows = make(
+    rows: list[Answers] = make(
         DOMAINS,
         strength=2,
         constraints=[{"operator": "fn", "requires": [*AXES, "profile"], "evaluate": valid}],

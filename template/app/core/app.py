@@ -16,7 +16,7 @@ from app.core.problems import add_problem_details
 from app.core.requests import RequestLog
 from app.core.scheduling.declaration import discover
 from app.core.service import Service
-from app.core.settings import InvalidSettings, load_settings
+from app.core.settings import InvalidSettings
 from app.core.signals import on_stop
 from app.settings import Settings
 
@@ -25,7 +25,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application. Ends the process, with a message, if a setting is wrong."""
     if settings is None:
         try:
-            settings = load_settings(Settings)
+            settings = Settings.load()
         except InvalidSettings as error:
             sys.exit(f"The service cannot start with these settings:\n{error}")
     configure_logging(settings)

@@ -16,6 +16,7 @@ from app.core.databases import Dialect
 from app.core.settings import ServiceSettings
 
 _TIMEOUT = 5.0
+_Engines = WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine]
 
 
 class Base(DeclarativeBase):
@@ -30,16 +31,16 @@ class Database:
     """The engines of one process, opened on first use.
 
     An asynchronous connection belongs to the event loop that opened it, and jobs in threads have
-    a loop of their own: so there is an engine for each loop, and one for synchronous code.
+    a loop of their own: so there are engines for each loop, and one for synchronous code. The
+    scheduler's own connections are apart from yours: fifteen slow routes must not cost it a lease.
     """
 
     def __init__(self, settings: ServiceSettings, dialect: Dialect) -> None:
         self.settings = settings
         self.dialect = dialect
         self.url = make_url(settings.database_url.get_secret_value())
-        self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine] = (
-            WeakKeyDictionary()
-        )
+        self._yours: _Engines = WeakKeyDictionary()
+        self._own: _Engines = WeakKeyDictionary()
 
     @cached_property
     def engine(self) -> Engine:
@@ -52,26 +53,30 @@ class Database:
     @property
     def async_engine(self) -> AsyncEngine:
         """For coroutines of the running loop."""
+        return self._of_loop(self._yours)
+
+    def _of_loop(self, engines: _Engines) -> AsyncEngine:
         loop = asyncio.get_running_loop()
-        if loop not in self._engines:
+        if loop not in engines:
             url = self.url.set(drivername=self.dialect.async_driver)
             engine = create_async_engine(url, **self.dialect.options(url, _TIMEOUT))
             self.dialect.prepare(engine.sync_engine)
-            self._engines[loop] = engine
-        return self._engines[loop]
+            engines[loop] = engine
+        return engines[loop]
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads, and waits for no writer."""
         async with asyncio.timeout(_TIMEOUT):
-            engine = self.async_engine.execution_options(writes=False)
+            engine = self._of_loop(self._own).execution_options(writes=False)
             async with engine.connect() as connection, connection.begin():
                 yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A short transaction of the scheduler's own."""
-        async with asyncio.timeout(_TIMEOUT * 2), self.async_engine.begin() as connection:
+        engine = self._of_loop(self._own)
+        async with asyncio.timeout(_TIMEOUT * 2), engine.begin() as connection:
             yield connection
 
     @asynccontextmanager
@@ -121,9 +126,9 @@ class Database:
 
     async def close(self) -> None:
         """Close the running loop's connections, and those of synchronous code."""
-        engine = self._engines.pop(asyncio.get_running_loop(), None)
-        if engine:
-            await engine.dispose()
+        for engines in (self._yours, self._own):
+            if engine := engines.pop(asyncio.get_running_loop(), None):
+                await engine.dispose()
         if "engine" in self.__dict__:
             await asyncio.to_thread(self.engine.dispose)
 

@@ -3,6 +3,8 @@
 `python -m app.core.migrate` migrates, `... check` says whether the models and the migrations agree.
 """
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
 import re
@@ -69,10 +71,9 @@ def run_migrations(table: str) -> None:
     if connection is not None:
         _run(connection, table, metadata)
         return
-    from app.core.settings import load_settings
     from app.settings import Settings
 
-    database = Database(load_settings(Settings), wiring.database.DIALECT)
+    database = Database(Settings.load(), wiring.database.DIALECT)
     with database.engine.begin() as connection:
         _run(connection, table, metadata)
 
@@ -103,7 +104,7 @@ def _your_metadata() -> MetaData:
     return Base.metadata
 
 
-def _config(table: str, connection: Connection) -> "Config":
+def _config(table: str, connection: Connection) -> Config:
     from alembic.config import Config
 
     config = Config()
@@ -131,11 +132,11 @@ def _current(connection: Connection, table: str, tables: set[str]) -> set[str]:
 
 def main() -> None:
     from app.core.logging import configure_logging
-    from app.core.settings import InvalidSettings, load_settings
+    from app.core.settings import InvalidSettings
     from app.settings import Settings
 
     try:
-        settings = load_settings(Settings)
+        settings = Settings.load()
     except InvalidSettings as error:
         sys.exit(str(error))
     configure_logging(settings)

@@ -54,7 +54,7 @@ job_schedules = Table(
     "job_schedules",
     metadata,
     Column("job", String(300), primary_key=True),
-    Column("fingerprint", String(300), nullable=False),
+    Column("fingerprint", Text, nullable=False),
     Column("trigger", Text),
     Column("since", BigInteger, nullable=False),
     Column("accounted_until", BigInteger, nullable=False),

@@ -1,12 +1,10 @@
 """The settings that every service has: read from the environment, checked before it starts."""
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-SettingsT = TypeVar("SettingsT", bound="ServiceSettings")
 
 
 class InvalidSettings(ValueError):
@@ -67,6 +65,15 @@ class ServiceSettings(BaseSettings):
             )
         return self
 
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment. Raises `InvalidSettings`: a line for each wrong variable."""
+        try:
+            return cls.model_validate({})
+        except ValidationError as error:
+            lines = (_explain(cls, problem) for problem in error.errors())
+            raise InvalidSettings("\n".join(lines)) from None
+
     @property
     def local(self) -> bool:
         """Is this a developer's machine?"""
@@ -77,21 +84,13 @@ class ServiceSettings(BaseSettings):
         return ZoneInfo(self.timezone)
 
 
-def load_settings(cls: type[SettingsT]) -> SettingsT:
-    """Read the environment. Raises `InvalidSettings`, one line for each variable that is wrong."""
-    try:
-        return cls.model_validate({})
-    except ValidationError as error:
-        raise InvalidSettings("\n".join(_explain(cls, line) for line in error.errors())) from None
-
-
 def _explain(cls: type[ServiceSettings], problem: Any) -> str:
     """Name the variable, the value found (never a secret's) and a value that works."""
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0])
-    field = cls.model_fields[name]
+    field = cls.model_fields.get(name) or cls.model_fields["database_url"]
     secret = "Secret" in repr(field.annotation)
     found = "" if secret or problem["type"] == "missing" else f"={problem['input']!r}"
     default = "" if secret or field.is_required() else f" (default: {field.default!r})"

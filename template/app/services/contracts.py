@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Executable, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -37,8 +38,9 @@ class ContractAggregation:
         for region, pages in fetched.items():
             for page in pages:
                 wanted = page.contracts[: limit - stored[region]] if limit else page.contracts
-                for contract in wanted:
-                    await session.merge(_contract(region, contract))
+                if wanted:
+                    rows = [_row(region, contract) for contract in wanted]
+                    await session.execute(_upsert(), rows)
                 if len(wanted) == len(page.contracts):
                     await session.merge(EsiPage(path=page.path, etag=page.etag))
                 stored[region] += len(wanted)
@@ -69,12 +71,18 @@ async def count_contracts(session: AsyncSession) -> int:
     return (await session.execute(select(func.count()).select_from(Contract))).scalar_one()
 
 
-def _contract(region: int, data: dict[str, object]) -> Contract:
-    return Contract(
-        contract_id=data["contract_id"],
-        region_id=region,
-        type=data["type"],
-        title=data.get("title") or "",
-        price=data.get("price") or 0.0,
-        date_expired=data["date_expired"],
-    )
+def _upsert() -> Executable:
+    insert = current().dialect.insert(Contract)
+    changed = {name: insert.excluded[name] for name in ("title", "price", "date_expired")}
+    return insert.on_conflict_do_update(index_elements=["contract_id"], set_=changed)
+
+
+def _row(region: int, data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "contract_id": data["contract_id"],
+        "region_id": region,
+        "type": data["type"],
+        "title": data.get("title") or "",
+        "price": data.get("price") or 0.0,
+        "date_expired": data["date_expired"],
+    }

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from app.core.scheduling import Run, interval, job
 from app.core.service import Service
-from app.core.settings import load_settings
 from app.settings import Settings
 
 
@@ -31,7 +30,7 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     chosen = globals()[os.environ.get("JOB", "tick")]
     every = replace(chosen, schedule=interval(seconds=0.1 if chosen is tick else 1))
-    settings = load_settings(Settings).model_copy(update={"lease_seconds": 0.5})
+    settings = Settings.load().model_copy(update={"lease_seconds": 0.5})
     service = Service(settings, {every.id: every})
     await service.start()
     await stop.wait()

@@ -279,28 +279,32 @@ async def test_what_runs_at_the_end_is_given_its_time_then_given_back(
     async def wait(run: Run, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    job, fatal = declare(wait), declare(wait, id="fatal", on_crash="lost")
+    jobs = [
+        declare(
+            wait,
+            interval(seconds=0.5),
+            id=id,
+            executor="asyncio",
+            on_crash=on_crash,
+            kwargs={"seconds": seconds},
+        )
+        for id, seconds, on_crash in (
+            ("short", 0.2, "retry"),
+            ("long", 30, "retry"),
+            ("fatal", 30, "lost"),
+        )
+    ]
     settings = make_settings(shutdown_grace_seconds=0.5)
-    ids = {}
-    async with scheduling(settings=settings) as service:
-        for name, declared, seconds in (
-            ("short", job, 0.2),
-            ("long", job, 30),
-            ("fatal", fatal, 30),
-        ):
-            added = await service.scheduler.add_job_async(
-                declared, jobstore="memory", executor="asyncio", kwargs={"seconds": seconds}
-            )
-            ids[name] = added.id
+    async with scheduling(*jobs, settings=settings) as service:
 
         async def all_run() -> bool:
-            return len(await runs(service.database)) == 3
+            return len({row.job for row in await runs(service.database)}) == 3
 
         await until(all_run)
     async with scheduling(settings=settings) as service:
-        assert [r.outcome for r in await runs(service.database, ids["short"])] == ["succeeded"]
-        assert [r.outcome for r in await runs(service.database, ids["fatal"])] == ["interrupted"]
-        (given_back,) = await runs(service.database, ids["long"])
+        assert (await runs(service.database, "short"))[0].outcome == "succeeded"
+        assert (await runs(service.database, "fatal"))[0].outcome == "interrupted"
+        given_back = (await runs(service.database, "long"))[0]
         assert given_back.outcome is None
         assert given_back.lease_until == 0
         assert "interrupted" in given_back.attempts

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.core.settings import InvalidSettings, load_settings
+from app.core.settings import InvalidSettings
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Scheduling
@@ -35,7 +35,7 @@ def test_a_wrong_setting_is_named_with_a_value_that_works(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidSettings, match=message) as caught:
-        load_settings(Settings)
+        Settings.load()
     assert CANARY not in str(caught.value)
 
 
@@ -62,7 +62,7 @@ def test_levels_and_formats_are_read_in_any_case(
 ) -> None:
     monkeypatch.setenv("LOG_LEVEL", "debug")
     monkeypatch.setenv("LOG_FORMAT", "Console")
-    read = load_settings(Settings)
+    read = Settings.load()
     assert (read.log_level, read.log_format) == ("DEBUG", "console")
     assert pickle.loads(pickle.dumps(read)) == read
 

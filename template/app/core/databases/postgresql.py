@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
-from app.core.databases import AlreadyScheduling
+from app.core.databases import AlreadyScheduling, parsed
 from app.core.settings import ServiceSettings
 
 _MIGRATING, _SCHEDULING = 7_340_001, 7_340_002
@@ -41,7 +41,7 @@ class DatabaseSettings(ServiceSettings):
                 "must be a PostgreSQL URL, as this service was made for PostgreSQL; "
                 "for example DATABASE_URL=postgresql://user:password@host:5432/name"
             )
-        return value
+        return parsed(value)
 
 
 class Postgresql:
@@ -64,18 +64,14 @@ class Postgresql:
         )
         return select(each.render_derived(with_types=True)).subquery(name)
 
-    def insert(self, table: TableClause) -> Insert:
+    def insert(self, table: TableClause | type[Any]) -> Insert:
         return insert(table)
 
     def options(self, url: URL, timeout: float) -> dict[str, Any]:
-        milliseconds = int(timeout * 1000)
         return {
             "pool_pre_ping": True,
             "pool_timeout": timeout,
-            "connect_args": {
-                "connect_timeout": max(2, int(timeout)),
-                "options": f"-c lock_timeout={milliseconds}",
-            },
+            "connect_args": {"connect_timeout": max(2, int(timeout))},
         }
 
     def prepare(self, engine: Engine) -> None:

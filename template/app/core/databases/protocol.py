@@ -4,15 +4,30 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Subquery
+from pydantic import SecretStr
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Subquery, make_url
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
+
+_NO_URL = (ArgumentError, ValueError)
 
 
 class AlreadyScheduling(RuntimeError):
     """Another process schedules this service's jobs, and the chosen lock allows one only."""
+
+
+def parsed(url: SecretStr) -> SecretStr:
+    """The URL, if it is one. Raises `ValueError`, without a word of it."""
+    try:
+        make_url(url.get_secret_value())
+    except _NO_URL:
+        raise ValueError(
+            "is not a URL: a password with @ : / or % in it must be percent-encoded"
+        ) from None
+    return url
 
 
 class Dialect(Protocol):
@@ -31,7 +46,7 @@ class Dialect(Protocol):
     def rows(self, name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
         """A JSON array of objects with these keys, given as the parameter `name`, as a table."""
 
-    def insert(self, table: TableClause) -> PostgresqlInsert | SqliteInsert:
+    def insert(self, table: TableClause | type[Any]) -> PostgresqlInsert | SqliteInsert:
         """An INSERT that knows ON CONFLICT."""
 
     def options(self, url: URL, timeout: float) -> dict[str, Any]:

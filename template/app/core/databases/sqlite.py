@@ -26,7 +26,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
-from app.core.databases import AlreadyScheduling
+from app.core.databases import AlreadyScheduling, parsed
 from app.core.schema import job_runs
 from app.core.settings import ServiceSettings
 
@@ -42,7 +42,7 @@ class DatabaseSettings(ServiceSettings):
                 "must be an SQLite file, as this service was made for SQLite; "
                 "for example DATABASE_URL=sqlite:///./service.db"
             )
-        if make_url(value.get_secret_value()).database in (None, "", ":memory:"):
+        if make_url(parsed(value).get_secret_value()).database in (None, "", ":memory:"):
             raise ValueError("must name a file; for example DATABASE_URL=sqlite:///./service.db")
         return value
 
@@ -70,7 +70,7 @@ class Sqlite:
         ]
         return select(*picked).subquery(name)
 
-    def insert(self, table: TableClause) -> Insert:
+    def insert(self, table: TableClause | type[Any]) -> Insert:
         return insert(table)
 
     def options(self, url: URL, timeout: float) -> dict[str, Any]:

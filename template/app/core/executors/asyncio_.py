@@ -1,5 +1,7 @@
 """Coroutine jobs on the service's own event loop: for work that waits, not work that computes."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from collections.abc import Coroutine, Generator
@@ -21,7 +23,7 @@ class AsyncioExecutor:
 
     slots = 100
 
-    def __init__(self, settings: "Settings", database: Database, threads: ExecutorBackend) -> None:
+    def __init__(self, settings: Settings, database: Database, threads: ExecutorBackend) -> None:
         self._settings = settings
         self._database = database
         self._threads = threads
@@ -35,7 +37,7 @@ class AsyncioExecutor:
         """The runner has ended every task."""
 
 
-async def run_coroutine(call: Call, settings: "Settings", database: Database) -> Ended:
+async def run_coroutine(call: Call, settings: Settings, database: Database) -> Ended:
     """Run a coroutine job on the running loop; time-out and cancellation are cooperative."""
     body = call.job.bind(call.run(settings, database), call.args, call.kwargs)
     timeout = asyncio.timeout(call.job.timeout)
@@ -45,7 +47,9 @@ async def run_coroutine(call: Call, settings: "Settings", database: Database) ->
                 await _Watched(body(), call.key)
         except asyncio.CancelledError:
             return Ended("cancelled", "cancelled before it ended")
-        except (Exception, SystemExit) as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # SystemExit and its like would end the whole loop
             if timeout.expired() and isinstance(error, TimeoutError):
                 return Ended("timed_out", timed_out(call.job))
             return Ended("failed", describe(error))

@@ -1,5 +1,7 @@
 """The executors that every service has, whichever is its default."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from app.core.database import Database
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 
-def local_executors(settings: "Settings", database: Database) -> dict[str, ExecutorBackend]:
+def local_executors(settings: Settings, database: Database) -> dict[str, ExecutorBackend]:
     """By name. Threads and processes are started when a job first needs them."""
     threads = ThreadpoolExecutor(settings, database)
     return {

@@ -1,5 +1,8 @@
 """What every executor offers, and the call that it is handed."""
 
+from __future__ import annotations
+
+import inspect
 import traceback
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -32,7 +35,7 @@ class Call:
     fence: int
     run_id: int
 
-    def run(self, settings: "Settings", database: Database) -> Run:
+    def run(self, settings: Settings, database: Database) -> Run:
         return Run(
             settings=settings,
             job_id=self.job.id,
@@ -44,7 +47,7 @@ class Call:
             database=database,
         )
 
-    def logging(self) -> "AbstractContextManager[None]":
+    def logging(self) -> AbstractContextManager[None]:
         """Every line inside names the run."""
         return log_context(**names(self.job, self.key, self.run_id, self.fire_time))
 
@@ -80,6 +83,13 @@ def names(job: Job, key: str, run_id: int, fire_time: datetime) -> dict[str, Any
 def describe(error: BaseException) -> str:
     """An exception as text: it may not survive pickling, and the ledger keeps text."""
     return "".join(traceback.format_exception(error))[-_LONGEST_ERROR:]
+
+
+def unawaited(result: object) -> None:
+    """Raise `TypeError` if a function gave a coroutine back: nobody would ever run it."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("it returned a coroutine, which was not awaited; declare it `async def`")
 
 
 def timed_out(job: Job) -> str:

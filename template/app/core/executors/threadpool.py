@@ -1,5 +1,7 @@
 """Jobs in threads: for blocking libraries. Coroutine jobs share one loop beside the service's."""
 
+from __future__ import annotations
+
 import asyncio
 import contextvars
 import threading
@@ -8,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.database import Database
 from app.core.executors.asyncio_ import run_coroutine
-from app.core.executors.protocol import Call, Ended, describe, timed_out
+from app.core.executors.protocol import Call, Ended, describe, timed_out, unawaited
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
 
+_PATIENCE = 1.0
+
+
 class ThreadpoolExecutor:
     """A thread for each run, at most MAX_WORKERS; daemons: none can keep the process alive."""
 
-    def __init__(self, settings: "Settings", database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self.slots = settings.max_workers
         self._settings = settings
         self._database = database
@@ -34,8 +39,8 @@ class ThreadpoolExecutor:
         def work() -> Ended:
             with call.logging():
                 try:
-                    body()
-                except (Exception, SystemExit) as error:
+                    unawaited(body())
+                except BaseException as error:
                     return Ended("failed", describe(error))
             return Ended("succeeded")
 
@@ -55,28 +60,33 @@ class ThreadpoolExecutor:
         coroutine = run_coroutine(call, self._settings, self._database)
         ended = asyncio.run_coroutine_threadsafe(coroutine, self._side_loop)
         waiting = asyncio.wrap_future(ended)
+        limit = call.job.timeout and call.job.timeout + _PATIENCE
         try:
-            return await asyncio.shield(waiting)
+            done, _ = await asyncio.wait({waiting}, timeout=limit)
+            if not done:  # it blocks that loop, so its own time-out was not heard
+                return Ended("timed_out", timed_out(call.job), still_running=waiting)
         except asyncio.CancelledError:
-            # Cancels the task over there, which may take its time and then says how it ended.
-            self._side_loop.call_soon_threadsafe(_cancel_current, self._side_loop, coroutine)
-            return await waiting
+            self._side_loop.call_soon_threadsafe(_cancel, self._side_loop, coroutine)
+            done, _ = await asyncio.wait({waiting}, timeout=_PATIENCE)
+            if not done:
+                return Ended("cancelled", "it does not heed it; it runs on", still_running=waiting)
+        return waiting.result()
 
     async def close(self) -> None:
         if self._side_loop is not None:
             loop, self._side_loop = self._side_loop, None
             closing = asyncio.run_coroutine_threadsafe(self._database.close(), loop)
-            await asyncio.wrap_future(closing)
+            await asyncio.wait({asyncio.wrap_future(closing)}, timeout=_PATIENCE)
             loop.call_soon_threadsafe(loop.stop)
 
 
-def _cancel_current(loop: asyncio.AbstractEventLoop, coroutine: Any) -> None:
+def _cancel(loop: asyncio.AbstractEventLoop, coroutine: Any) -> None:
     for task in asyncio.all_tasks(loop):
         if task.get_coro() is coroutine:
             task.cancel()
 
 
-def _start_thread(work: Callable[[], Ended], name: str) -> "asyncio.Future[Ended]":
+def _start_thread(work: Callable[[], Ended], name: str) -> asyncio.Future[Ended]:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Ended] = loop.create_future()
 

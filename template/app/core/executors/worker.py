@@ -8,14 +8,13 @@ import os
 import pickle
 import signal
 import struct
-import sys
 import threading
 from queue import SimpleQueue
 from typing import BinaryIO
 
 from app.core import database
 from app.core.executors.asyncio_ import run_coroutine
-from app.core.executors.protocol import Call, Ended, describe
+from app.core.executors.protocol import Call, Ended, describe, unawaited
 from app.core.logging import configure_logging
 from app.core.scheduling import named_lock
 from app.core.wiring import database as chosen
@@ -25,16 +24,16 @@ from app.settings import Settings
 _LENGTH = struct.Struct("!I")
 
 
-def main() -> None:
-    """Serve the parent until it closes the pipe, or is gone."""
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
+def main(calls: int, answers_to: int) -> None:
+    """Serve the parent, over these two pipes, until it closes the first or is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Not SIG_IGN, which the programs that a job starts would inherit.
+        signal.signal(number, lambda *_: None)
     os.nice(10)
-    # Whatever a job prints goes to stderr: stdout is for answers.
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
+    answers = os.fdopen(answers_to, "wb", buffering=0)
     messages: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, messages), daemon=True).start()
+    source = os.fdopen(calls, "rb")
+    threading.Thread(target=_listen, args=(source, messages), daemon=True).start()
     settings: Settings = pickle.loads(messages.get())
     configure_logging(settings)
     opened = database.Database(settings, chosen.DIALECT)
@@ -55,8 +54,8 @@ def _run(
         if call.job.is_async:
             return loop.run(run_coroutine(call, settings, opened))
         with call.logging():
-            call.job.bind(call.run(settings, opened), call.args, call.kwargs)()
-    except (Exception, SystemExit) as error:
+            unawaited(call.job.bind(call.run(settings, opened), call.args, call.kwargs)())
+    except BaseException as error:
         return Ended("failed", describe(error))
     return Ended("succeeded")
 
@@ -65,13 +64,9 @@ def _listen(source: BinaryIO, messages: SimpleQueue[bytes]) -> None:
     """Hand on the parent's messages. At its end, idle or in mid-run, this process ends too."""
     while header := source.read(_LENGTH.size):
         messages.put(source.read(_LENGTH.unpack(header)[0]))
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)  # and whatever a job has started
 
 
 def _answer(answers: BinaryIO, message: object) -> None:
     data = pickle.dumps(message)
     answers.write(_LENGTH.pack(len(data)) + data)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,6 @@
 """No lock server: one process schedules, and makes sure that it is the only one."""
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -31,7 +32,8 @@ async def claiming(ledger: Ledger) -> AsyncIterator[None]:
     database = ledger.database
     with ExitStack() as stack:
         try:
-            stack.enter_context(database.dialect.only_scheduler(database.engine))
+            guard = database.dialect.only_scheduler(database.engine)
+            await asyncio.to_thread(stack.enter_context, guard)
         except AlreadyScheduling as error:
             raise AlreadyScheduling(
                 f"another process schedules the jobs of {error} already, and this service was "

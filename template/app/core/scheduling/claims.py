@@ -180,7 +180,9 @@ class Claims:
         }
         statement = (
             self._insert.from_select(
-                list(values), select(*values.values()).where(true()), include_defaults=False
+                list(values),
+                select(*values.values()).where(true()).order_by(batch.c.job, batch.c.fire_time),
+                include_defaults=False,
             )
             .on_conflict_do_nothing()
             .returning(_run.job, _run.fire_time, _run.fence, _run.id)

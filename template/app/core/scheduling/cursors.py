@@ -91,10 +91,11 @@ class Cursors:
         values = {"paused_at": self._now, "paused_by": by, "pause_reason": reason}
         return await self._set(job, **values, paused_until=until)
 
-    async def resume(self, job: str) -> bool:
-        """Let it run again. What it missed while paused is not owed."""
+    async def resume(self, job: str, since: int | None = None) -> bool:
+        """Let it run again, as from `since` or now. What it missed while paused is not owed."""
         paused = ("paused_at", "paused_by", "pause_reason", "paused_until")
-        return await self._set(job, **dict.fromkeys(paused), accounted_until=self._now)
+        until = self._now if since is None else since
+        return await self._set(job, **dict.fromkeys(paused), accounted_until=until)
 
     async def reschedule(self, job: str, trigger: str) -> bool:
         """Give a declared job another trigger on all replicas, until its declaration changes."""

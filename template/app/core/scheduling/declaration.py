@@ -1,5 +1,7 @@
 """`@job`: what runs, when, and what happens if it fails, overlaps or is missed."""
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import importlib
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
     Schedule = Trigger | Callable[[Settings], Trigger]
 
 Executor = Literal["asyncio", "threadpool", "processpool"]
-_declared: dict[str, "Job"] = {}
+_NOT_JSON = (TypeError, ValueError)
+_declared: dict[str, Job] = {}
+_ALLOWED: dict[str, tuple[str, ...]] = {
+    "overlap": ("skip", "allow"),
+    "catch_up": ("latest", "none"),
+    "on_crash": ("retry", "lost"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +42,7 @@ class Job:
     function: Callable[..., Any]
     id: str
     name: str
-    schedule: "Schedule | None" = None
+    schedule: Schedule | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     executor: str | None = None
     timeout: float | None = None
@@ -63,7 +71,7 @@ class Job:
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(inspect.unwrap(self.function))
 
-    def trigger(self, settings: "Settings") -> Trigger | None:
+    def trigger(self, settings: Settings) -> Trigger | None:
         """When it is due, in TIMEZONE where the trigger names no zone. None: added at run time."""
         if self.schedule is None:
             return None
@@ -83,9 +91,12 @@ class Job:
     def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The declared arguments with these on top, by name. Raises `TypeError` if they do not fit
         the function, or are not JSON."""
-        given = _signature(self.function)[0].bind_partial(*args, **kwargs).arguments
-        merged = {**self.kwargs, **given}
-        _signature(self.function)[0].bind(**merged)
+        signature = _signature(self.function)[0]
+        names = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if len(args) > len(names):
+            raise TypeError(f"{self.id}: {len(args)} args for {len(names)} parameters; use kwargs")
+        merged = {**self.kwargs, **dict(zip(names, args, strict=False)), **kwargs}
+        signature.bind(**merged)
         check_json(self.id, merged)
         return merged
 
@@ -95,7 +106,7 @@ class Job:
 
 
 def job(
-    trigger: "Schedule | None" = None,
+    trigger: Schedule | None = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
     id: str | None = None,
@@ -136,7 +147,7 @@ def job(
         )
         _check(declaration)
         other = _declared.get(identity)
-        if other and other.function.__code__.co_filename != function.__code__.co_filename:
+        if other and _place(other.function) != _place(function):
             raise ValueError(f"two jobs have the id {identity!r}; give one an id=... of its own")
         _declared[identity] = declaration
         return declaration
@@ -169,7 +180,7 @@ def check_json(owner: str, kwargs: Mapping[str, Any]) -> None:
     """Raise `TypeError` unless the arguments come back from JSON as they were."""
     try:
         same = json.loads(json.dumps(kwargs, allow_nan=False)) == kwargs
-    except (TypeError, ValueError):
+    except _NOT_JSON:
         same = False
     if not same:
         raise TypeError(
@@ -196,10 +207,20 @@ def _check(job: Job) -> None:
     except TypeError as error:
         if job.schedule is not None:
             raise TypeError(f"@job {job.id}: kwargs do not fit the function: {error}") from None
+    for field_name, allowed in _ALLOWED.items():
+        if (chosen := getattr(job, field_name)) not in allowed:
+            known = ", ".join(repr(value) for value in allowed if value)
+            raise ValueError(f"@job {job.id}: {field_name}={chosen!r} is none of {known}")
     for field_name, least in (("timeout", 0.0), ("backoff", 0.0), ("retries", -1)):
         value = getattr(job, field_name)
         if value is not None and value <= least:
             raise ValueError(f"@job {job.id}: {field_name}={value!r} must be more than {least:g}")
+
+
+def _place(function: Callable[..., Any]) -> tuple[str, str]:
+    """Where a function is written: a module imported twice declares its jobs twice."""
+    code = inspect.unwrap(function).__code__
+    return code.co_filename, function.__qualname__
 
 
 def is_on_loop() -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from app.core.scheduling.claims import Outcome
 from app.core.scheduling.declaration import Job
@@ -17,6 +17,9 @@ class Entry:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     executor: str
+    origin: Literal["code", "store", "memory"]
+    """Who else knows it: every replica, from the code or the store, or this process alone."""
+    once: bool = False
 
     @property
     def active_key(self) -> str | None:
@@ -25,7 +28,12 @@ class Entry:
     @property
     def restarts(self) -> bool:
         """May another process run it again, after this one?"""
-        return self.job.declared and self.job.on_crash == "retry"
+        return self.origin != "memory" and self.job.on_crash == "retry"
+
+    @property
+    def is_owed(self) -> bool:
+        """Does a cursor see to its fires that were not claimed in time?"""
+        return self.origin != "memory" and not self.once
 
 
 class Settlement(NamedTuple):

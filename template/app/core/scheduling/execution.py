@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from app.core.executors import Call, Ended, ExecutorBackend, names
@@ -43,6 +42,7 @@ class Execution:
         self._body: asyncio.Task[Any] | None = None
         self._lost = False
         self._draining = False
+        self._pausing = False
 
     def lose(self, why: str) -> None:
         """Somebody else has this run, or may have: end the body, record nothing."""
@@ -57,6 +57,11 @@ class Execution:
         if self._body is not None:
             self._body.cancel()
 
+    def drain_if_pausing(self) -> None:
+        """The service stops: give the run back now, if it only waits for its next attempt."""
+        if self._pausing:
+            self.drain()
+
     async def run(self) -> None:
         """Run to the end. The slot and the lease are its own until the function has ended."""
         started, late = time.monotonic(), time.time() - self.time / 1e6
@@ -67,7 +72,7 @@ class Execution:
             outcome = await self._record(ended)
             self._report(outcome, ended.error, time.monotonic() - started, late)
             self._settled(Settlement(outcome is not None, outcome, ended.error))
-            if ended.still_running is not None:
+            if ended.still_running is not None and not self._draining:
                 await asyncio.wait({asyncio.ensure_future(ended.still_running)})
                 await self._insist(lambda: self._ledger.release(self.fence))
         except Exception:
@@ -79,6 +84,8 @@ class Execution:
             if self._lost or not await self._again(ended):
                 return ended
             self._attempt += 1
+            if self._draining:
+                return Ended("cancelled", "the service stopped before its next attempt")
 
     async def _once(self) -> Ended:
         call = Call(
@@ -117,15 +124,18 @@ class Execution:
             return False  # its own transaction completed it, before it failed
         self._attempts = past
         self._body = asyncio.create_task(asyncio.sleep(self.entry.job.delay(failures)))
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({self._body})
-        return not (self._lost or self._draining)
+        self._pausing = True
+        await asyncio.wait({self._body})
+        self._pausing = False
+        return not self._lost
 
     async def _record(self, ended: Ended) -> Outcome | None:
         """Write how it ended. None: it was given back, or somebody else has it."""
         outcome: Outcome = ended.outcome
         if self._draining and ended.outcome == "cancelled":
             outcome = "interrupted"
+            if self.entry.restarts and ended.still_running is not None:
+                return None  # it ends with this process; until then the lease keeps others off
             if self.entry.restarts:
                 past = [*self._attempts, self._past(outcome, ended.error)]
                 if await self._insist(lambda: self._ledger.hand_over(self.fence, past)):

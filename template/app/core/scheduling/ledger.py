@@ -12,6 +12,7 @@ from app.core.scheduling.claims import Claims, Outcome, Won
 from app.core.schema import job_runs
 
 _run = job_runs.c
+_UNKNOWN_AFTER = 15_000_000
 
 
 def completion(dialect: Dialect, fence: int) -> Update:
@@ -61,7 +62,7 @@ class Ledger(Claims):
             .values(
                 outcome=func.coalesce(_run.outcome, outcome),
                 finished_at=func.coalesce(_run.finished_at, self._now),
-                error=error,
+                error=storable(error),
                 attempt=attempt,
                 attempts=_attempts(attempts),
                 **release,
@@ -143,6 +144,24 @@ class Ledger(Claims):
         }
         return await self._changed(update(job_runs).where(dead).values(**values))
 
+    async def disown(self, running: Sequence[int]) -> None:
+        """Expire the claims of this replica that it does not know of.
+
+        A claim that was cut off at its commit has a row, but nobody who runs it.
+        """
+        lost = and_(
+            _run.outcome.is_(None),
+            _run.replica == self.replica,
+            _run.lease_until > self._now,
+            _run.claimed_at < self._now - _UNKNOWN_AFTER,
+            _run.fence.not_in(running),
+        )
+        async with self.database.reading() as connection:
+            found = (await connection.scalars(select(_run.fence).where(lost))).all()
+        for fence in found:
+            mine = update(job_runs).where(_run.fence == fence, _run.outcome.is_(None))
+            await self._changed(mine.values(lease_until=0))
+
     async def disown_all(self) -> None:
         """Expire every lease: only for the one process that schedules, when it starts."""
         statement = update(job_runs).where(_run.lease_until > 0).values(lease_until=0)
@@ -151,6 +170,13 @@ class Ledger(Claims):
     async def _changed(self, statement: Update) -> bool:
         async with self.database.writing() as connection:
             return (await connection.execute(statement)).rowcount == 1
+
+
+def storable(text: str | None) -> str | None:
+    """Without what PostgreSQL refuses in a text: NUL, and half of a surrogate pair."""
+    if text is None:
+        return None
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def _attempts(attempts: Sequence[dict[str, Any]]) -> str | None:

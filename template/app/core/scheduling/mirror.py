@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
 from apscheduler.job import Job as ScheduledJob
@@ -16,6 +17,8 @@ _log = logging.getLogger(__name__)
 AHEAD = 600
 """Seconds: one-off jobs due later than this from now cost no memory yet."""
 _STEP = 60_000_000
+_FORGETS_AFTER = 5
+"""Minutes without a look at the store after which this replica reads all of it again."""
 
 
 class MirrorStore(TypedMemoryStore):
@@ -36,18 +39,29 @@ class MirrorStore(TypedMemoryStore):
         self._default_executor = default_executor
         self._version = 0
         self._horizon = 0
+        self._read_at = 0
+        self._versions: deque[int] = deque(maxlen=2 * _FORGETS_AFTER)
 
     async def refresh(self) -> bool:
         """Read what changed since the last time; True if anything did."""
         now = time.time_ns() // 1000
         # Move the horizon by the minute: most polls then read one number and nothing else.
         horizon = max(self._horizon, (now // _STEP + 1) * _STEP + AHEAD * 1_000_000)
+        if now - self._read_at > _FORGETS_AFTER * _STEP:  # what was removed meanwhile is not told
+            for id in list(self.held):
+                self.drop(id)
+            self._version = self._horizon = 0
         changes = await self.definitions.changes(self._version, self._horizon, horizon)
+        moved, self._version = horizon > self._horizon, changes.version
+        self._horizon, self._read_at = horizon, now
         for definition in changes.definitions:
             self.apply(definition)
         for id in set(changes.unreadable) - self.unreadable:
             self._cannot_read(id, "it is not JSON of a definition")
-        self._version, self._horizon = changes.version, horizon
+        if moved:
+            self._versions.append(changes.version)
+            if len(self._versions) == self._versions.maxlen:
+                await self.definitions.purge(self._versions[0])
         return bool(changes.definitions)
 
     def apply(self, definition: Definition) -> None:
@@ -63,7 +77,8 @@ class MirrorStore(TypedMemoryStore):
         try:
             declared = find(definition.job)
             trigger = trigger_from_json(dict(definition.trigger))
-        except (LookupError, ValueError) as error:
+            scheduled = self._schedule(definition, trigger)
+        except Exception as error:  # a store holds anything; what follows it must be read
             self._cannot_read(definition.id, str(error))
             return
         self.unreadable.discard(definition.id)
@@ -74,8 +89,10 @@ class MirrorStore(TypedMemoryStore):
             args=(),
             kwargs=definition.kwargs,
             executor=declared.executor or self._default_executor,
+            origin="store",
+            once=definition.fire_time is not None,
         )
-        self.insert(self._schedule(definition, trigger))
+        self.insert(scheduled)
 
     def recurring(self) -> dict[str, Trigger]:
         """The triggers of what is held and not paused, one-off jobs apart, by claim key."""

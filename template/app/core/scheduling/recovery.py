@@ -15,7 +15,7 @@ from app.core.scheduling.runner import Runner
 from app.core.scheduling.triggers import Trigger, microseconds, moment
 
 _log = logging.getLogger(__name__)
-_MOST_ATTEMPTS = 3
+_MOST_DEATHS = 3
 
 
 class Recovery:
@@ -38,21 +38,26 @@ class Recovery:
 
     async def take_over(self) -> None:
         """Run again, or give up, what dead replicas left behind."""
+        await self._ledger.disown(self._runner.fences)
         for row in await self._ledger.expired():
             entry = self._find(row.job)
             if entry is None:
                 if row.age > self._ledger.window + self._lease:
                     await self._ledger.give_up(row.fence, "no version of the service knows it")
-            elif entry.job.on_crash == "lost" or row.attempt >= _MOST_ATTEMPTS:
-                await self._ledger.give_up(row.fence, f"its process died at attempt {row.attempt}")
-                _log.error("%s %s: lost", row.job, moment(row.fire_time).isoformat())
-            elif self._runner.free(entry.executor) > 0:
+            else:
                 await self._again(entry, row)
 
     async def _again(self, entry: Entry, row: Row[Any]) -> None:
         attempts = json.loads(row.attempts) if row.attempts else []
-        if not attempts or attempts[-1]["attempt"] != row.attempt:
+        if not attempts or attempts[-1]["attempt"] != row.attempt:  # not given back: it died
             attempts.append({"attempt": row.attempt, "outcome": "lost", "error": "its lease ended"})
+            deaths = sum(past["outcome"] == "lost" for past in attempts)
+            if entry.job.on_crash == "lost" or deaths >= _MOST_DEATHS:
+                await self._ledger.give_up(row.fence, f"its process died, attempt {row.attempt}")
+                _log.error("%s %s: lost", row.job, moment(row.fire_time).isoformat())
+                return
+        if self._runner.free(entry.executor) <= 0:
+            return
         if won := await self._ledger.take_over(row.fence, entry.active_key, attempts):
             _log.warning("%s %s: taken over", row.job, moment(row.fire_time).isoformat())
             settled = functools.partial(self._settled, entry)
@@ -69,8 +74,8 @@ class Recovery:
         Only where the schedule `own` to this version of the service is the cursor's.
         """
         for key, trigger in own.items():
-            cursor, entry = cursors[key], self._find(key)
-            if entry and not cursor.paused and cursor.fingerprint == trigger.fingerprint:
+            cursor, entry = cursors.get(key), self._find(key)
+            if cursor and entry and not cursor.paused and cursor.fingerprint == trigger.fingerprint:
                 await self._account(entry, effective[key], cursor)
 
     async def _account(self, entry: Entry, trigger: Trigger, cursor: Row[Any]) -> None:
@@ -93,7 +98,7 @@ class Recovery:
             # The cursor stays before it: until it has a row, it is owed.
             missing, until = missing[:-1], run - 1
             if not self._runner.knows(entry.key, run):
-                self._runner.submit(entry, run, lambda _: None)
+                self._runner.submit(entry, run, lambda _: None, late=True)
         stretches = list(_stretches(missing, [last for _, last in recorded]))
         if await self._cursors.account(entry.key, old, until, stretches) and missing:
             _log.error("%s: %d fires were missed", entry.key, len(missing))

@@ -1,5 +1,7 @@
 """One replica's scheduler: what it holds in memory, and what it looks after while it runs."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging
@@ -36,7 +38,7 @@ class ReplicaScheduler(PassingScheduler):
 
     def __init__(
         self,
-        settings: "Settings",
+        settings: Settings,
         runner: Runner,
         cursors: Cursors,
         definitions: DefinitionStore | None,
@@ -50,20 +52,26 @@ class ReplicaScheduler(PassingScheduler):
         self._triggers = {job.id: trigger for job, trigger in triggers.items() if trigger}
         self._mirror = MirrorStore(definitions, self._held, self._default) if definitions else None
         jobs = {id: declared[id] for id in self._triggers}
+        for job in declared.values():
+            self.check_executor(job.executor, runner, f"@job {job.id}")
         self._shared = SharedJobs(jobs, self._mirror, cursors)
         self._recovery = Recovery(runner, cursors, settings.lease_seconds, self.find, self.settled)
         self._over: set[str] = set()
+        self._known: dict[str, str] = {}
+        self._runner = runner
+        runner.wanted = self.wanted
         self._one_poll = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
         self._accounted = float("-inf")
         self.last_poll: float | None = None
         plugs = {name: JobExecutor(runner, name) for name in runner.executors}
         self._memory, self._own = memory_store(), memory_store()
+        self._not_shared = [] if self._mirror else [memory_store()]
         self.base_init(
             jobstores={
                 "declared": self._own,
                 "memory": self._memory,
-                "default": self._mirror or memory_store(),
+                "default": self._mirror or self._not_shared[0],
             },
             executors={**plugs, "default": JobExecutor(runner, default_executor)},
             timezone=settings.zone,
@@ -71,6 +79,13 @@ class ReplicaScheduler(PassingScheduler):
         )
         for id, trigger in self._triggers.items():
             self._own.insert(self._scheduled(id, jobs[id], trigger, {}, "declared"))
+
+    @staticmethod
+    def check_executor(name: str | None, runner: Runner, what: str) -> None:
+        """Raise `ValueError` for the name of an executor that this service does not have."""
+        if name not in (None, "default", *runner.executors):
+            known = ", ".join(map(repr, runner.executors))
+            raise ValueError(f"{what}: executor={name!r} is none of {known}")
 
     async def prepare(self) -> None:
         """Read what is shared; before `start()`. Raises whatever the database raises."""
@@ -107,15 +122,32 @@ class ReplicaScheduler(PassingScheduler):
             await self._shared.complete(key)
             self._over.discard(key)
         recurring = {**self._triggers, **(self._mirror.recurring() if self._mirror else {})}
-        await self._cursors.register({key: t.fingerprint for key, t in recurring.items()})
+        await self._register(recurring)
         rows = await self._cursors.all()
-        effective = {key: self._follow(key, own, rows[key]) for key, own in recurring.items()}
+        for key, row in rows.items():
+            if row.paused_at is not None and not row.paused:  # its pause has ended by itself
+                await self._cursors.resume(key, row.paused_until)
+        effective = {
+            key: self._follow(key, own, rows[key]) for key, own in recurring.items() if key in rows
+        }
         if self.state != STATE_STOPPED:
             await self._recovery.take_over()
             if time.monotonic() - self._accounted > self._settings.lease_seconds / 3:
                 self._accounted = time.monotonic()
                 await self._recovery.catch_up(rows, recurring, effective)
         self.last_poll = time.monotonic()
+
+    async def _register(self, recurring: Mapping[str, Trigger]) -> None:
+        """Once for each schedule: in a rolling deploy the newer version's word stands."""
+        new = {key: trigger.fingerprint for key, trigger in recurring.items()}
+        new = {
+            key: fingerprint
+            for key, fingerprint in new.items()
+            if self._known.get(key) != fingerprint
+        }
+        if new:
+            await self._cursors.register(new)
+            self._known.update(new)
 
     def _follow(self, key: str, own: Trigger, row: Any) -> Trigger:
         """Pause, resume and reschedule a declared job as its cursor says; returns its trigger."""
@@ -148,6 +180,7 @@ class ReplicaScheduler(PassingScheduler):
             args=tuple(job.args),
             kwargs=job.kwargs,
             executor=chosen or function.executor or self._default,
+            origin="code" if store == "declared" else "memory",
         )
 
     def find(self, key: str) -> Entry | None:
@@ -156,6 +189,12 @@ class ReplicaScheduler(PassingScheduler):
             return self._mirror.entries[key]
         job = self._own.find(key) or self._memory.find(key)
         return self.entry(job) if job else None
+
+    def wanted(self, entry: Entry) -> bool:
+        """Has it not been removed, while it waited to run?"""
+        return entry.origin != "store" or (
+            self._mirror is not None and entry.key in self._mirror.entries
+        )
 
     def settled(self, entry: Entry, result: Settlement) -> None:
         """A fire of this entry is through here."""

@@ -1,5 +1,7 @@
 """What a job function receives: which fire this is, and the transaction that completes it."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
@@ -35,7 +37,7 @@ class Run:
     Without a `fence` there is no row in the ledger to complete, as in such a test.
     """
 
-    settings: "Settings"
+    settings: Settings
     job_id: str = "test"
     fire_time: datetime = field(default_factory=lambda: datetime.now(UTC))
     attempt: int = 1
@@ -56,7 +58,7 @@ class Run:
     def log(self) -> logging.Logger:
         return logging.getLogger(f"job.{self.job_id}")
 
-    def unit_of_work(self) -> "Transaction":
+    def unit_of_work(self) -> Transaction:
         """Your writes and the run's completion: one transaction. Fetch first, write last.
 
         `async with` gives an `AsyncSession`, `with` a `Session`. Opens once. Raises `FenceLost`,
@@ -70,7 +72,7 @@ class Run:
         self._opened = True
         return Transaction(self, completion)
 
-    def transaction(self) -> "Transaction":
+    def transaction(self) -> Transaction:
         """Your writes alone, fenced like `unit_of_work()` but not completing the run."""
         return Transaction(self, touch)
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ _log = logging.getLogger("app.jobs")
 _BATCH = 500
 _RETRY = 0.5
 _LAST_WORDS = 5.0
+_STALE = 30.0
 
 
 @dataclass(eq=False)
@@ -27,6 +28,7 @@ class _Waiting:
     entry: Entry
     time: int
     settled: Settled
+    late: bool
     not_before: float = 0.0
 
 
@@ -44,6 +46,7 @@ class Runner:
         self._hurry = asyncio.Event()
         self._stopping = False
         self._loops: list[asyncio.Task[None]] = []
+        self.wanted: Callable[[Entry], bool] = lambda entry: True
 
     def start(self) -> None:
         self._loops = [asyncio.create_task(self._claim_forever(), name="claims")]
@@ -51,9 +54,9 @@ class Runner:
             beats = self._beat_forever(self.ledger.lease)
             self._loops.append(asyncio.create_task(beats, name="heartbeat"))
 
-    def submit(self, entry: Entry, time: int, settled: Settled) -> None:
-        """A fire is due. It is claimed as soon as there is a free slot; nothing here waits."""
-        self._waiting.setdefault((entry.key, time), _Waiting(entry, time, settled))
+    def submit(self, entry: Entry, time: int, settled: Settled, late: bool = False) -> None:
+        """A fire is due, or `late`. It is claimed when there is a free slot; nothing here waits."""
+        self._waiting.setdefault((entry.key, time), _Waiting(entry, time, settled, late))
         self._wake.set()
 
     def resume(
@@ -79,6 +82,11 @@ class Runner:
         self._used[run.entry.executor] -= 1
         self._wake.set()
 
+    @property
+    def fences(self) -> list[int]:
+        """Of the runs that this replica has."""
+        return list(self._running)
+
     def knows(self, key: str, time: int) -> bool:
         """Is this fire waiting or running here?"""
         running = any(r.entry.key == key and r.time == time for r in self._running.values())
@@ -102,7 +110,8 @@ class Runner:
             except Exception as error:
                 # What is due stays in line; the web part goes on.
                 _log.warning("claims wait for the database: %s", error)
-                self._wake_in(_RETRY)
+                await asyncio.sleep(_RETRY)
+                self._wake.set()
 
     def _wake_in(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._wake.set)
@@ -111,7 +120,14 @@ class Runner:
         """What is due and has a slot, so that other replicas get what has none here."""
         slots = {name: self.free(name) for name in self.executors}
         now, batch = time.monotonic(), []
-        for waiting in self._waiting.values():
+        oldest = (time.time() - (self.ledger.lease or _STALE)) * 1e6
+        for waiting in list(self._waiting.values()):
+            stale = waiting.entry.is_owed and not waiting.late and waiting.time < oldest
+            if stale or not self.wanted(waiting.entry):
+                # The cursor decides what is still run of a fire that nobody could claim.
+                del self._waiting[waiting.entry.key, waiting.time]
+                waiting.settled(Settlement(False))
+                continue
             if waiting.not_before <= now and slots[waiting.entry.executor] > 0:
                 slots[waiting.entry.executor] -= 1
                 batch.append(waiting)
@@ -176,6 +192,8 @@ class Runner:
         self.stop_claims()
         if self._loops:  # a claim that is under way may yet be won
             await asyncio.wait(self._loops[:1], timeout=_LAST_WORDS)
+        for run in self._running.values():
+            run.drain_if_pausing()
         hurry = asyncio.create_task(self._hurry.wait())
         deadline = time.monotonic() + grace
         while self._runs and not hurry.done() and (left := deadline - time.monotonic()) > 0:

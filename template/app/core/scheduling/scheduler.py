@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from apscheduler.job import Job as ScheduledJob
@@ -17,11 +18,12 @@ from app.core.scheduling.translation import translate
 from app.core.scheduling.triggers import Trigger, trigger_from_json
 
 _CALL_TIMEOUT = 30.0
+_LONGEST_ID = 200
 _NOT_HERE = {
     "max_instances": "say @job(overlap=...)",
     "coalesce": "say @job(catch_up=...)",
     "misfire_grace_time": "say @job(catch_up=...), and CATCH_UP_SECONDS",
-    "next_run_time": "call pause_job()",
+    "next_run_time": "a trigger says when it runs, pause_job() that it does not",
 }
 
 
@@ -79,6 +81,9 @@ class ServiceScheduler(ReplicaScheduler):
         when = self._when(trigger, options)
         options = {name: value for name, value in options.items() if value is not None}
         id = options.pop("id", None) or uuid.uuid4().hex
+        if len(id) > _LONGEST_ID:
+            raise ValueError(f"id={id[:40]!r}...: at most {_LONGEST_ID} characters")
+        self.check_executor(options.get("executor"), self._runner, f"add_job({id!r})")
         if id in self._triggers:
             raise ValueError(f"{id!r} is the id of a declared job; choose another")
         if self._where(options):
@@ -193,12 +198,19 @@ class ServiceScheduler(ReplicaScheduler):
 
     async def get_jobs_async(self) -> AsyncIterator[ScheduledJob]:
         """Every job: those in this replica's memory, and the store's, read in pages."""
-        for store in (self._own, self._memory):
+        for store in (self._own, self._memory, *self._not_shared):
             for job in store.every():
                 yield job
         if self._mirror:
             async for definition in self._mirror.definitions.all():
-                yield self._held(definition, trigger_from_json(dict(definition.trigger)))
+                with suppress(Exception):  # what this version cannot read is in the log
+                    yield self._held(definition, trigger_from_json(dict(definition.trigger)))
+
+    def remove_all_jobs(self, jobstore: str | None = None) -> None:
+        """Of this process's memory, `jobstore="memory"`, and of no other store."""
+        if jobstore != "memory":
+            raise TypeError('remove_all_jobs(): jobstore="memory" only; else use remove_job()')
+        self._memory.clear()
 
     def _now(self, name: str, shared: bool, /, *args: Any, **kwargs: Any) -> Any:
         """Run the awaitable twin to its end: at once in memory, else from another thread."""

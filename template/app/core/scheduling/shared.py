@@ -42,8 +42,11 @@ class SharedJobs:
             trigger=when.to_json(),
             fire_time=microseconds(when.at) if isinstance(when, Date) else None,
         )
+        before = self._mirror.held.get(id)
         definition = await self._mirror.definitions.add(definition, replace=replace_existing)
         self._mirror.apply(definition)
+        if before is not None:
+            await self._cursors.forget(before.key)
         return definition
 
     async def modify(self, job_id: str, changes: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from datetime import date as day
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -23,7 +24,9 @@ def translate(trigger: object, arguments: Mapping[str, Any], zone: ZoneInfo) -> 
             return Date(datetime.now(UTC))
         case "date":
             _refuse(arguments, ("run_date", "timezone"), "date")
-            given = arguments.get("run_date")
+            given: Any = arguments.get("run_date")
+            if isinstance(given, day) and not isinstance(given, datetime):
+                given = datetime(given.year, given.month, given.day)
             return (date(given) if given else Date(datetime.now(UTC))).in_zone(
                 _zone(arguments, zone)
             )
@@ -54,7 +57,9 @@ def _zone(arguments: Mapping[str, Any], default: ZoneInfo) -> ZoneInfo:
 
 
 def _crontab(arguments: Mapping[str, Any]) -> str:
-    fields = {name: str(value) for name, value in arguments.items() if name in _CRON}
+    fields = {
+        name: str(value) for name, value in arguments.items() if name in _CRON and value is not None
+    }
     if not fields:
         raise TypeError('trigger "cron" needs a field; for example add_job(f, "cron", hour=2)')
     weekday = fields.get("day_of_week", "*")

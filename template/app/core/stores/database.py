@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.database import Database
@@ -29,7 +29,7 @@ class _DatabaseStore:
         counter = select(job_counters.c.value).where(job_counters.c.name == "definitions")
         near = or_(_row.fire_time.is_(None), _row.fire_time <= horizon)
         coming = (_row.fire_time > seen) & (_row.fire_time <= horizon)
-        wanted = or_(_row.version > version, coming) if version else near
+        wanted = or_(_row.version > version, coming) if version else near & ~_row.removed
         async with self._database.reading() as connection:
             # The counter first: what is committed in between is simply read again.
             newest = (await connection.execute(counter)).scalar_one()
@@ -70,6 +70,11 @@ class _DatabaseStore:
             statement = select(job_definitions).where(_row.id == id, _row.removed.is_(False))
             row = (await connection.execute(statement)).one_or_none()
         return _read(row) if row else None
+
+    async def purge(self, version: int) -> None:
+        gone = delete(job_definitions).where(_row.removed.is_(True), _row.version <= version)
+        async with self._database.writing() as connection:
+            await connection.execute(gone)
 
     async def all(self) -> AsyncIterator[Definition]:
         last = ""

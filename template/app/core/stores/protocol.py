@@ -53,5 +53,8 @@ class DefinitionStore(Protocol):
 
     async def get(self, id: str) -> Definition | None: ...
 
+    async def purge(self, version: int) -> None:
+        """Forget the definitions that were removed up to this version."""
+
     def all(self) -> AsyncIterator[Definition]:
         """Every definition, read in pages."""

