@@ -1,0 +1,1 @@
+"""The figures that README and docs state; `make bench` prints them."""

@@ -98,14 +98,19 @@ def test_the_template_objects_to(
 
     root = tmp_path / "template"
     shutil.copytree(snapshot, root)
+    monkeypatch.setattr(test_source, "TEMPLATE", root / "template")
+    monkeypatch.setattr(test_source, "ROOT", root)
+    every_check(root)
     file, addition = IN_THE_TEMPLATE[name]
     with (root / file).open("a", encoding="utf-8") as source:
         source.write(addition)
-    monkeypatch.setattr(test_source, "TEMPLATE", root / "template")
-    monkeypatch.setattr(test_source, "ROOT", root)
     config = yaml.safe_load((root / "copier.yml").read_text(encoding="utf-8"))
     monkeypatch.setattr(test_source, "CONFIG", config)
     with pytest.raises(AssertionError):
-        test_source.test_python_holds_no_jinja_but_in_the_wiring()
-        test_source.test_every_name_is_a_question(root / "template/README.md.jinja")
-        test_source.test_nothing_needs_trust()
+        every_check(root)
+
+
+def every_check(root: Path) -> None:
+    test_source.test_python_holds_no_jinja_but_in_the_wiring()
+    test_source.test_every_name_is_a_question(root / "template/README.md.jinja")
+    test_source.test_nothing_needs_trust()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding
 QUESTIONS: dict[str, dict[str, Any]] = {k: v for k, v in CONFIG.items() if not k.startswith("_")}
 AXES = ("database", "job_store", "executor", "lock_backend")
 Answers = dict[str, Any]
+MAKE: Callable[..., list[Answers]] = make
 
 
 def choices(question: dict[str, Any]) -> list[Any] | None:
@@ -55,7 +56,7 @@ def combinations() -> list[Answers]:
 
 def covering() -> list[Answers]:
     """The fewest variants in which each valid pair of answers, of all questions, occurs."""
-    rows: list[Answers] = make(
+    rows = MAKE(
         DOMAINS,
         strength=2,
         constraints=[{"operator": "fn", "requires": [*AXES, "profile"], "evaluate": valid}],

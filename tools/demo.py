@@ -35,9 +35,9 @@ def main(destination: Path) -> int:
             return 1
         shutil.rmtree(destination)
     say(f"rendering the default service into {destination}")
-    copier = Path(sys.executable).with_name("copier")
-    command = [copier, "copy", "--quiet", "--defaults", "--vcs-ref", "HEAD", ROOT, destination]
-    subprocess.run(command, check=True)
+    copier = str(Path(sys.executable).with_name("copier"))
+    source = ("--quiet", "--defaults", "--vcs-ref", "HEAD", str(ROOT))
+    subprocess.run([copier, "copy", *source, str(destination)], check=True)
     say("installing it (make install)")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
@@ -71,7 +71,7 @@ def start(folder: Path, address: str) -> subprocess.Popen[bytes]:
         "DATABASE_URL": "sqlite:///./demo.db",
     }
     port = address.rpartition(":")[2]
-    command = [folder / ".venv/bin/uvicorn", "app.main:app", "--port", port]
+    command = [str(folder / ".venv/bin/uvicorn"), "app.main:app", "--port", port]
     return subprocess.Popen(
         [*command, "--timeout-graceful-shutdown", "5"],
         cwd=folder,

@@ -2,9 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -20,6 +17,7 @@ from sqlalchemy import update
 from app.core.database import Database
 from app.core.scheduling import Job, Run, cron, interval
 from app.core.scheduling.cursors import Cursors
+from app.core.scheduling.triggers import moment
 from app.core.schema import job_schedules
 from app.settings import Settings
 from tests.core import sample_jobs
@@ -44,34 +42,6 @@ async def test_a_declared_job_runs_at_each_of_its_instants(
         fires = [row.fire_time for row in await runs(service.database, "nothing")]
     assert all(fire % 200_000 == 0 for fire in fires)
     assert {b - a for a, b in pairwise(fires)} == {200_000}
-
-
-async def test_two_processes_on_one_database_run_each_fire_once(
-    settings: Settings, tmp_path: Path
-) -> None:
-    file = tmp_path / "notes"
-    environment = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "FILE": str(file),
-    }
-    command = [sys.executable, "-m", "tests.core.replica"]
-    replicas = [subprocess.Popen(command, env=environment) for _ in range(2)]
-    try:
-
-        async def both_have_run() -> bool:
-            lines = file.read_text().splitlines() if file.exists() else []
-            return len({line.split()[1] for line in lines}) == 2 and len(lines) > 10
-
-        await until(both_have_run)
-    finally:
-        for replica in replicas:
-            replica.terminate()
-        for replica in replicas:
-            assert replica.wait(30) == 0
-    fires = Counter(line.split()[0] for line in file.read_text().splitlines())
-    assert set(fires.values()) == {1}
 
 
 async def test_the_guides_own_words_work_in_memory(scheduling: Scheduling, tmp_path: Path) -> None:
@@ -179,37 +149,41 @@ async def test_a_job_in_memory_is_operated_as_in_apscheduler(scheduling: Schedul
             await scheduler.remove_job_async("mine")
 
 
-async def test_a_declared_job_is_paused_and_rescheduled_for_all_replicas(
-    scheduling: Scheduling, settings: Settings, declare: Declare
+async def test_a_declared_job_is_paused_rescheduled_and_not_removed(
+    scheduling: Scheduling, declare: Declare
 ) -> None:
     job = declare(nothing, interval(hours=5), executor="asyncio")
-    async with scheduling(job) as first, scheduling(job) as second:
+    async with scheduling(job) as service:
+        scheduler = service.scheduler
         with pytest.raises(RuntimeError, match=r"await scheduler\.pause_job_async"):
-            first.scheduler.pause_job("nothing")
-        until_when = datetime.now(UTC) + timedelta(hours=1)
-        paused = await first.scheduler.pause_job_async(
-            "nothing", by="me", reason="holiday", until=until_when
-        )
+            scheduler.pause_job("nothing")
+        paused = await asyncio.to_thread(scheduler.pause_job, "nothing", by="me", reason="holiday")
         assert paused.next_run_time is None
-
-        async def paused_there() -> bool:
-            held = second.scheduler.get_job("nothing")
-            return held is not None and held.next_run_time is None
-
-        await until(paused_there)
-        (row,) = (await Cursors(second.database, "x").all()).values()
+        (row,) = (await Cursors(service.database, "x").all()).values()
         assert (row.paused_by, row.pause_reason) == ("me", "holiday")
-
-        resumed = await asyncio.to_thread(second.scheduler.resume_job, "nothing")
-        assert resumed.next_run_time is not None
-        await second.scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.2)
-        assert set(await outcomes(first.database, "nothing", 3)) == {"succeeded"}
+        assert (await scheduler.resume_job_async("nothing")).next_run_time is not None
+        await scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.2)
+        assert set(await outcomes(service.database, "nothing", 3)) == {"succeeded"}
         with pytest.raises(TypeError, match="is declared in app/jobs/"):
-            await first.scheduler.remove_job_async("nothing")
+            await scheduler.remove_job_async("nothing")
         with pytest.raises(TypeError, match="cannot be modified"):
-            await first.scheduler.modify_job_async("nothing", kwargs={})
+            await scheduler.modify_job_async("nothing", kwargs={})
         with pytest.raises(ValueError, match="is the id of a declared job"):
-            first.scheduler.add_job(job, id="nothing", jobstore="memory")
+            scheduler.add_job(job, id="nothing", jobstore="memory")
+
+
+async def test_a_pause_that_ends_by_itself_owes_nothing_for_its_time(
+    scheduling: Scheduling, declare: Declare
+) -> None:
+    job = declare(nothing, interval(seconds=0.2), executor="asyncio")
+    async with scheduling(job) as service:
+        end = datetime.now(UTC) + timedelta(seconds=1.2)
+        await service.scheduler.pause_job_async("nothing", until=end)
+        paused = datetime.now(UTC)
+        await outcomes(service.database, "nothing", len(await runs(service.database)) + 3)
+        rows = await runs(service.database, "nothing")
+        assert {row.outcome for row in rows if row.outcome} <= {"succeeded", "skipped"}
+        assert not [row for row in rows if paused < moment(row.fire_time) < end]
 
 
 async def test_a_first_deploy_and_a_changed_schedule_owe_nothing(

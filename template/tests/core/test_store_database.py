@@ -1,7 +1,6 @@
 """Jobs added while the service runs: kept as definitions, for all replicas."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from apscheduler.jobstores.base import JobLookupError
 from sqlalchemy import select, update
 
-from app.core.scheduling import Job, date
+from app.core.scheduling import Job, date, mirror
 from app.core.schema import job_definitions
 from app.core.service import Service
 from app.core.stores import DefinitionChanged
@@ -21,6 +20,7 @@ from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
 Declare = Callable[..., Job]
+HOURLY = '{"type": "interval", "step": 3600000000, "offset": 0}'
 
 
 def held(service: Service, id: str) -> Any:
@@ -52,48 +52,80 @@ async def test_a_one_off_job_survives_a_restart_runs_once_and_is_gone(
         )
     assert not file.exists()
     await asyncio.sleep(0.3)
-    async with scheduling() as first, scheduling() as second:
+    async with scheduling() as first:
         assert await outcomes(first.database, job.id) == ["succeeded"]
 
         async def gone() -> bool:
-            return await ids(first) == await ids(second) == []
+            return await ids(first) == []
 
         await until(gone)
-        await until(lambda: asyncio.sleep(0.02, held(second, job.id) is None))
+        await until(lambda: asyncio.sleep(0.02, held(first, job.id) is None))
     assert file.read_text() == "x"
 
 
-async def test_a_change_on_one_replica_acts_on_all(
-    scheduling: Scheduling, note: Job, tmp_path: Path
-) -> None:
-    async with scheduling() as first, scheduling() as second:
-
-        async def there(condition: Callable[[], object]) -> None:
-            await until(lambda: asyncio.sleep(0.02, condition()))
-
-        added = await first.scheduler.add_job_async(
-            note, "interval", hours=1, id="hourly", args=[str(tmp_path / "notes")]
-        )
-        assert added.id == "hourly"
-        await there(lambda: held(second, "hourly"))
-        await second.scheduler.pause_job_async("hourly")
-        await there(lambda: held(first, "hourly").next_run_time is None)
-        resumed = await asyncio.to_thread(first.scheduler.resume_job, "hourly")
-        assert resumed.next_run_time
-        await first.scheduler.modify_job_async("hourly", kwargs={"file": "elsewhere"})
-        await there(lambda: held(second, "hourly").kwargs == {"file": "elsewhere"})
-        await second.scheduler.reschedule_job_async("hourly", trigger="cron", hour=4)
-        await there(lambda: "0 4" in str(held(first, "hourly").trigger))
+async def test_a_job_is_operated_by_id(scheduling: Scheduling, note: Job) -> None:
+    async with scheduling() as service:
+        scheduler = service.scheduler
+        await scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
+        assert (await scheduler.pause_job_async("hourly")).next_run_time is None
+        assert (await asyncio.to_thread(scheduler.resume_job, "hourly")).next_run_time
+        await scheduler.modify_job_async("hourly", kwargs={"file": "elsewhere"})
+        assert held(service, "hourly").kwargs == {"file": "elsewhere"}
+        await scheduler.reschedule_job_async("hourly", trigger="cron", hour=4)
+        assert "0 4" in str(held(service, "hourly").trigger)
         with pytest.raises(DefinitionChanged, match="replace_existing=True"):
-            await second.scheduler.add_job_async(note, id="hourly", kwargs={"file": "x"})
-        await second.scheduler.add_job_async(
+            await scheduler.add_job_async(note, id="hourly", kwargs={"file": "x"})
+        await scheduler.add_job_async(
             note, "interval", hours=2, id="hourly", kwargs={"file": "x"}, replace_existing=True
         )
-        await there(lambda: "7200" in str(held(first, "hourly").trigger))
-        await first.scheduler.remove_job_async("hourly")
-        await there(lambda: held(second, "hourly") is None)
+        assert "7200" in str(held(service, "hourly").trigger)
+        await scheduler.remove_job_async("hourly")
+        assert held(service, "hourly") is None
         with pytest.raises(JobLookupError):
-            await second.scheduler.remove_job_async("hourly")
+            await scheduler.remove_job_async("hourly")
+
+
+async def test_a_one_off_job_due_later_is_read_when_it_comes_near(
+    scheduling: Scheduling, note: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left in the store at first, since it is too far ahead."""
+    monkeypatch.setattr(mirror, "AHEAD", 0)
+    monkeypatch.setattr(mirror, "_STEP", 100_000)
+    due = datetime.now(UTC) + timedelta(seconds=1)
+    async with scheduling() as service:
+        job = await service.scheduler.add_job_async(
+            note, "date", run_date=due, kwargs={"file": str(tmp_path / "notes")}
+        )
+        assert held(service, job.id) is None
+        assert await outcomes(service.database, job.id) == ["succeeded"]
+
+
+async def test_a_job_that_was_removed_while_it_waited_does_not_run(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    async with scheduling() as service:
+        service.runner.executors["asyncio"].slots = 0
+        job = await service.scheduler.add_job_async(note, kwargs={"file": str(tmp_path / "n")})
+        await until(lambda: asyncio.sleep(0.02, service.runner._waiting))
+        await service.scheduler.remove_job_async(job.id)
+        service.runner.executors["asyncio"].slots = 100
+        service.runner._wake.set()
+        await until(lambda: asyncio.sleep(0.02, not service.runner._waiting))
+        assert await runs(service.database) == []
+
+
+async def test_what_was_removed_is_forgotten_at_last(scheduling: Scheduling, note: Job) -> None:
+    async with scheduling() as service:
+        await service.scheduler.add_job_async(note, id="gone", kwargs={"file": "x"})
+        await service.scheduler.remove_job_async("gone")
+        store = service.scheduler._mirror
+        assert store
+        await store.definitions.purge(1)
+        async with service.database.reading() as connection:
+            assert (await connection.scalars(select(job_definitions.c.id))).all() == ["gone"]
+        await store.definitions.purge(10**9)
+        async with service.database.reading() as connection:
+            assert (await connection.scalars(select(job_definitions.c.id))).all() == []
 
 
 async def test_two_reminders_at_one_instant_are_two_and_an_id_used_again_runs_again(
@@ -175,17 +207,18 @@ async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
         {"id": "code", "job": "os.system", "kwargs": "{}", "trigger": '{"type": "date"}'},
         {"id": "junk", "job": "note", "kwargs": "gASV", "trigger": "not json"},
         {"id": "unknown", "job": "note", "kwargs": "{}", "trigger": '{"type": "never"}'},
+        {"id": "old", "job": "note", "kwargs": '{"path": 1}', "trigger": HOURLY},
     ]
     more = {"generation": 1, "fire_time": None, "paused": False, "version": 1, "removed": False}
     async with scheduling() as service, service.database.writing() as connection:
         for row in forged:
             await connection.execute(job_definitions.insert().values(**row, **more))
     async with scheduling() as service:
-        await until(lambda: asyncio.sleep(0.02, time.monotonic()))
         assert service.scheduler.get_jobs() == []
+        assert await ids(service) == []
         async with service.database.reading() as connection:
             kept = (await connection.scalars(select(job_definitions.c.id))).all()
-    assert sorted(kept) == ["code", "junk", "unknown"]
+    assert sorted(kept) == ["code", "junk", "old", "unknown"]
     for row in forged:
         assert f"job {row['id']!r} in the job store is left alone" in caplog.text
 

@@ -1,0 +1,162 @@
+"""`make bench`: rendering, from nothing to a green suite, lines by zone. Ratios, interleaved."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COPIER = str(Path(sys.executable).with_name("copier"))
+REPETITIONS = int(os.environ.get("REPETITIONS", "7"))
+ZONES = {
+    "app/core": ["app/core"],
+    "yours": [
+        "app/main.py",
+        "app/settings.py",
+        "app/jobs",
+        "app/services",
+        "app/api",
+        "migrations",
+    ],
+    "tests of the core": ["tests/core"],
+    "your tests": ["tests/*.py"],
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def run(*command: str, cwd: Path, **environment: str) -> None:
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def copy(source: Path, folder: Path) -> float:
+    shutil.rmtree(folder, ignore_errors=True)
+    arguments = ("copy", "--quiet", "--defaults", str(source), str(folder))
+    return seconds(lambda: run(COPIER, *arguments, cwd=ROOT))
+
+
+def exported(folder: Path) -> Path:
+    """The template as a plain folder, so that both templates are read the same way."""
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    for name in files.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def rendering(work: Path) -> None:
+    """The default service against a template of one file: what Copier itself costs."""
+    ours, one = exported(work / "ours"), work / "one"
+    (one / "template").mkdir(parents=True)
+    (one / "copier.yml").write_text("_subdirectory: template\n")
+    (one / "template" / "README.md").write_text("One file.\n")
+    pairs = [
+        (copy(ours, work / "a"), copy(one, work / "b")) for _ in progress("rendering", REPETITIONS)
+    ]
+    ratios = [full / small for full, small in pairs]
+    full, small = (statistics.median(times) for times in zip(*pairs, strict=True))
+    print(f"rendering the default service   {full:6.2f} s")
+    print(f"rendering one file              {small:6.2f} s")
+    print(f"ratio                           {spread(ratios)}   goal: at most 1.5")
+
+
+def nothing_to_green(work: Path) -> None:
+    """copy, install, test: with a package cache that is warm from a first round."""
+    parts: dict[str, list[float]] = {"copier copy": [], "make install": [], "make test": []}
+    folder, rounds = work / "green", max(3, REPETITIONS // 2)
+
+    def install() -> None:
+        run("make", "install", cwd=folder, PATH=f"{Path(COPIER).parent}:{os.environ['PATH']}")
+
+    def test() -> None:
+        run("make", "test", cwd=folder)
+
+    for count in progress("from nothing to green", rounds + 1):
+        took = [copy(ROOT, folder), *(seconds(make) for make in (install, test))]
+        if count:
+            for times, part in zip(parts.values(), took, strict=True):
+                times.append(part)
+    totals = [sum(part) for part in zip(*parts.values(), strict=True)]
+    for name, times in parts.items():
+        print(f"{name:<31} {spread(times, 's')}")
+    print(f"{'from nothing to a green suite':<31} {spread(totals, 's')}   goal: 10 s")
+
+
+def lines(work: Path) -> None:
+    """Of the default rendering: all lines, and those that are neither blank, comment nor docstring."""
+    folder = work / "lines"
+    copy(ROOT, folder)
+    for zone, places in ZONES.items():
+        files = [
+            file
+            for place in places
+            for path in folder.glob(place)
+            for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))
+        ]
+        texts = [file.read_text(encoding="utf-8") for file in files]
+        every = sum(len(text.splitlines()) for text in texts)
+        print(
+            f"{zone:<20} {every:6} lines, {sum(map(code_lines, texts)):6} of code, {len(files)} files"
+        )
+
+
+def code_lines(text: str) -> int:
+    import ast
+    import io
+    import tokenize
+
+    skipped = (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
+    used = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type not in (*skipped, tokenize.ENDMARKER)
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            used -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(used)
+
+
+def progress(what: str, count: int) -> Iterator[int]:
+    """Count, and tell."""
+    for number in range(count):
+        print(f"  {what}: {number + 1} of {count}", end="\r", file=sys.stderr)
+        yield number
+    print(" " * 60, end="\r", file=sys.stderr)
+
+
+def spread(values: list[float], unit: str = "") -> str:
+    middle = statistics.median(values)
+    return f"{middle:6.2f} {unit} [{min(values):.2f} .. {max(values):.2f}]".replace("  [", " [")
+
+
+def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    chosen = sys.argv[1:] or ["lines", "rendering", "nothing_to_green"]
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"\n{name.replace('_', ' ')}")
+            globals()[name](Path(folder))
+
+
+if __name__ == "__main__":
+    main()

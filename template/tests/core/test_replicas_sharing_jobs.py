@@ -1,0 +1,50 @@
+"""Jobs added on one replica are all replicas' jobs."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from apscheduler.jobstores.base import JobLookupError
+
+from app.core.scheduling import Job
+from app.core.stores import DefinitionChanged
+from tests.core.fixtures import Scheduling
+from tests.core.test_store_database import held, note
+from tests.core.waiting import until
+
+pytestmark = pytest.mark.anyio
+__all__ = ["note"]
+
+
+async def test_a_change_on_one_replica_acts_on_all(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    async with scheduling() as first, scheduling() as second:
+
+        async def there(condition: Callable[[], object]) -> None:
+            await until(lambda: asyncio.sleep(0.02, condition()))
+
+        added = await first.scheduler.add_job_async(
+            note, "interval", hours=1, id="hourly", args=[str(tmp_path / "notes")]
+        )
+        assert added.id == "hourly"
+        await there(lambda: held(second, "hourly"))
+        await second.scheduler.pause_job_async("hourly")
+        await there(lambda: held(first, "hourly").next_run_time is None)
+        resumed = await asyncio.to_thread(first.scheduler.resume_job, "hourly")
+        assert resumed.next_run_time
+        await first.scheduler.modify_job_async("hourly", kwargs={"file": "elsewhere"})
+        await there(lambda: held(second, "hourly").kwargs == {"file": "elsewhere"})
+        await second.scheduler.reschedule_job_async("hourly", trigger="cron", hour=4)
+        await there(lambda: "0 4" in str(held(first, "hourly").trigger))
+        with pytest.raises(DefinitionChanged, match="replace_existing=True"):
+            await second.scheduler.add_job_async(note, id="hourly", kwargs={"file": "x"})
+        await second.scheduler.add_job_async(
+            note, "interval", hours=2, id="hourly", kwargs={"file": "x"}, replace_existing=True
+        )
+        await there(lambda: "7200" in str(held(first, "hourly").trigger))
+        await first.scheduler.remove_job_async("hourly")
+        await there(lambda: held(second, "hourly") is None)
+        with pytest.raises(JobLookupError):
+            await second.scheduler.remove_job_async("hourly")
