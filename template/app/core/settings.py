@@ -1,7 +1,7 @@
 """The settings that every service has: read from the environment, checked before it starts."""
 
 from typing import Any, Literal, Self
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -52,9 +52,12 @@ class ServiceSettings(BaseSettings):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError("is not an IANA time zone name; for example Europe/Berlin or UTC")
-        return value
+        try:
+            return ZoneInfo(value).key
+        except (OSError, ValueError, ZoneInfoNotFoundError) as error:
+            raise ValueError(
+                "is not an IANA time zone name; for example Europe/Berlin or UTC"
+            ) from error
 
     @model_validator(mode="after")
     def _window_exceeds_lease(self) -> Self:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -63,6 +64,32 @@ def die() -> None:
 @job()
 def leave() -> None:
     sys.exit("a job cannot end the service")
+
+
+@job()
+def forget() -> object:
+    return asyncio.sleep(0)
+
+
+@job()
+def fail_unspeakably() -> None:
+    raise ValueError("\0 and \ud800")
+
+
+@job()
+async def hold_the_loop() -> None:
+    time.sleep(0.3)  # noqa: ASYNC251
+
+
+@job(timeout=0.5)
+def start_and_hang(file: str) -> None:
+    subprocess.run(["cat"], check=True)  # its stdin is not the service's
+    started = subprocess.Popen(["sleep", "600"])
+    Path(file).write_text(str(started.pid))
+    started.terminate()
+    started.wait()  # a signal reaches it
+    Path(file).write_text(str(subprocess.Popen(["sleep", "600"]).pid))
+    time.sleep(600)
 
 
 @job()

@@ -1,14 +1,18 @@
 """Each executor runs `def` and `async def`, and tells the ledger how it ended."""
 
+import asyncio
 import os
 import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from app.core.scheduling import Job
 from app.core.service import Service
+from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Scheduling
 from tests.core.waiting import outcomes, runs, until
@@ -20,6 +24,21 @@ PLACES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def service(new_database: Callable[[], str], anyio_backend: str) -> AsyncIterator[Service]:
+    """One for all tests here: its worker processes are started once."""
+    url = SecretStr(new_database())
+    service = Service(Settings(environment="test", database_url=url, max_workers=3), {})
+    await service.start()
+    yield service
+    await service.stop()
+
+
 async def add(service: Service, job: Job, executor: str, **kwargs: Any) -> str:
     """Add a one-off job to this process's memory; returns its id."""
     added = await service.scheduler.add_job_async(
@@ -29,81 +48,132 @@ async def add(service: Service, job: Job, executor: str, **kwargs: Any) -> str:
 
 
 async def test_every_executor_runs_functions_and_coroutines_where_it_says(
-    scheduling: Scheduling, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
-    async with scheduling() as service:
-        for executor, job in PLACES:
-            file = tmp_path / f"{executor}-{job.name}"
-            id = await add(service, job, executor, file=str(file))
-            assert await outcomes(service.database, id) == ["succeeded"]
-            pid, thread = file.read_text().split()
-            assert (int(pid) == os.getpid()) == (executor != "processpool")
-            if executor == "asyncio" and job.is_async:
-                assert thread == threading.current_thread().name
-            elif executor != "processpool":
-                assert thread != threading.current_thread().name
+    async def check(executor: str, job: Job) -> None:
+        file = tmp_path / f"{executor}-{job.name}"
+        id = await add(service, job, executor, file=str(file))
+        assert await outcomes(service.database, id) == ["succeeded"]
+        pid, thread = file.read_text().split()
+        assert (int(pid) == os.getpid()) == (executor != "processpool")
+        if executor == "asyncio" and job.is_async:
+            assert thread == threading.current_thread().name
+        elif executor != "processpool":
+            assert thread != threading.current_thread().name
+
+    await asyncio.gather(*(check(executor, job) for executor, job in PLACES))
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 async def test_a_failure_is_recorded_as_what_it_is_and_hurts_no_other(
-    scheduling: Scheduling, tmp_path: Path, executor: str
+    service: Service, tmp_path: Path, executor: str
 ) -> None:
-    async with scheduling() as service:
-        bad = await add(service, sample_jobs.fail, executor)
-        worse = await add(service, sample_jobs.fail_async, executor)
-        good = await add(service, sample_jobs.note, executor, file=str(tmp_path / "note"))
-        assert await outcomes(service.database, good) == ["succeeded"]
-        for id in (bad, worse):
-            assert await outcomes(service.database, id) == ["failed"]
-            assert "Unpicklable: this and that" in (await runs(service.database, id))[0].error
+    bad = await add(service, sample_jobs.fail, executor)
+    worse = await add(service, sample_jobs.fail_async, executor)
+    good = await add(service, sample_jobs.note, executor, file=str(tmp_path / "note"))
+    assert await outcomes(service.database, good) == ["succeeded"]
+    for id in (bad, worse):
+        assert await outcomes(service.database, id) == ["failed"]
+        assert "Unpicklable: this and that" in (await runs(service.database, id))[0].error
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-async def test_a_time_out_is_real(scheduling: Scheduling, executor: str) -> None:
-    async with scheduling() as service:
-        function = await add(service, sample_jobs.sleep_too_long, executor)
-        coroutine = await add(service, sample_jobs.sleep_too_long_async, executor)
-        for id in (function, coroutine):
-            assert await outcomes(service.database, id) == ["timed_out"]
-            assert "timeout of 0.1 s" in (await runs(service.database, id))[0].error
+async def test_a_time_out_is_real_on_every_executor(service: Service) -> None:
+    async def check(executor: str, job: Job) -> None:
+        id = await add(service, job, executor)
+        assert await outcomes(service.database, id) == ["timed_out"]
+        (row,) = await runs(service.database, id)
+        assert "timeout of 0.1 s" in row.error
+        in_thread = executor != "processpool" and not job.is_async
+        # A thread runs on: until it has ended, the job must not overlap.
+        assert (row.active_key is not None) == (row.lease_until is not None) == in_thread
 
         async def released() -> bool:
-            return all(row.active_key is None for row in await runs(service.database))
+            (row,) = await runs(service.database, id)
+            return row.active_key is None and row.lease_until is None
 
-        assert await until(released)
+        await until(released)
 
-
-async def test_a_thread_that_runs_on_after_its_time_out_keeps_the_job_from_overlapping(
-    scheduling: Scheduling,
-) -> None:
-    async with scheduling() as service:
-        id = await add(service, sample_jobs.sleep_too_long, "threadpool")
-        assert await outcomes(service.database, id) == ["timed_out"]
-        row = (await runs(service.database, id))[0]
-        assert row.active_key
-        assert row.lease_until
+    jobs = (sample_jobs.sleep_too_long, sample_jobs.sleep_too_long_async)
+    await asyncio.gather(*(check(executor, job) for executor in EXECUTORS for job in jobs))
 
 
 async def test_a_worker_process_that_is_killed_fails_its_own_run_only(
-    scheduling: Scheduling, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
-    async with scheduling() as service:
-        dead = await add(service, sample_jobs.die, "processpool")
-        left = await add(service, sample_jobs.leave, "processpool")
-        assert await outcomes(service.database, dead) == ["failed"]
-        assert "exit code 7" in (await runs(service.database, dead))[0].error
-        assert await outcomes(service.database, left) == ["failed"]
-        for number in range(3):
-            file = str(tmp_path / f"note{number}")
-            id = await add(service, sample_jobs.chatter, "processpool", file=file)
-            assert await outcomes(service.database, id) == ["succeeded"]
+    dead = await add(service, sample_jobs.die, "processpool")
+    notes = [str(tmp_path / f"note{number}") for number in range(3)]
+    others = [await add(service, sample_jobs.chatter, "processpool", file=f) for f in notes]
+    assert await outcomes(service.database, dead) == ["failed"]
+    assert "exit code 7" in (await runs(service.database, dead))[0].error
+    for id in others:
+        assert await outcomes(service.database, id) == ["succeeded"]
 
 
-async def test_a_job_that_leaves_a_thread_or_the_loop_fails(scheduling: Scheduling) -> None:
-    async with scheduling() as service:
-        for executor in ("threadpool", "asyncio"):
-            id = await add(service, sample_jobs.leave, executor)
-            assert await outcomes(service.database, id) == ["failed"]
+async def test_a_worker_that_died_while_idle_costs_no_run(service: Service, tmp_path: Path) -> None:
+    for number in range(2):
+        file = tmp_path / f"note{number}"
+        id = await add(service, sample_jobs.note, "processpool", file=str(file))
+        assert await outcomes(service.database, id) == ["succeeded"]
+        os.kill(int(file.read_text().split()[0]), 9)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("job", [sample_jobs.leave, sample_jobs.forget], ids=lambda job: job.name)
+async def test_a_job_cannot_end_the_service_nor_forget_a_coroutine(
+    service: Service, executor: str, job: Job
+) -> None:
+    id = await add(service, job, executor)
+    assert await outcomes(service.database, id) == ["failed"]
+
+
+async def test_what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(
+    service: Service, tmp_path: Path
+) -> None:
+    file = tmp_path / "pid"
+    id = await add(service, sample_jobs.start_and_hang, "processpool", file=str(file))
+    assert await outcomes(service.database, id) == ["timed_out"]
+    started = int(file.read_text())
+
+    async def ended() -> bool:
+        try:
+            os.kill(started, 0)
+        except ProcessLookupError:
+            return True
+        return (
+            Path(f"/proc/{started}/stat").exists()
+            and " Z " in Path(f"/proc/{started}/stat").read_text()
+        )
+
+    assert await until(ended)
+
+
+async def test_a_coroutine_that_holds_the_loop_is_named(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    id = await add(service, sample_jobs.hold_the_loop, "asyncio")
+    assert await outcomes(service.database, id) == ["succeeded"]
+    assert "held the event loop for 0.3 s" in caplog.text
+
+
+async def test_an_error_that_no_database_can_store_is_recorded(service: Service) -> None:
+    id = await add(service, sample_jobs.fail_unspeakably, "threadpool")
+    assert await outcomes(service.database, id) == ["failed"]
+
+
+async def test_arguments_that_cannot_be_sent_fail_the_run(service: Service) -> None:
+    id = await add(service, sample_jobs.note, "processpool", file=lambda: "unpicklable")
+    assert await outcomes(service.database, id) == ["failed"]
+    assert "cannot be sent to a worker" in (await runs(service.database, id))[0].error
+
+
+async def test_an_executor_that_is_not_there_is_refused(
+    service: Service, scheduling: Scheduling, declare: Callable[..., Job]
+) -> None:
+    with pytest.raises(ValueError, match="executor='nowhere' is none of 'asyncio'"):
+        await add(service, sample_jobs.note, "nowhere")
+    with pytest.raises(ValueError, match="@job fail: executor='nowhere' is none of"):
+        async with scheduling(declare(sample_jobs.fail.function, id="fail", executor="nowhere")):
+            pass
 
 
 async def test_no_process_outlives_the_service(scheduling: Scheduling, tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ async def test_a_function_holds_it_too_and_an_error_frees_it() -> None:
 
 
 async def test_it_is_renewed_while_it_is_held() -> None:
-    async with lock("import", lease=0.3) as held:
-        await asyncio.sleep(0.5)
+    async with lock("import", lease=0.15) as held:
+        await asyncio.sleep(0.25)
         with pytest.raises(LockNotAcquired):
             async with lock("import"):
                 pass

@@ -177,7 +177,7 @@ async def test_a_pause_that_ends_by_itself_owes_nothing_for_its_time(
 ) -> None:
     job = declare(nothing, interval(seconds=0.2), executor="asyncio")
     async with scheduling(job) as service:
-        end = datetime.now(UTC) + timedelta(seconds=1.2)
+        end = datetime.now(UTC) + timedelta(seconds=0.5)
         await service.scheduler.pause_job_async("nothing", until=end)
         paused = datetime.now(UTC)
         await outcomes(service.database, "nothing", len(await runs(service.database)) + 3)
@@ -263,12 +263,12 @@ async def test_what_runs_at_the_end_is_given_its_time_then_given_back(
             kwargs={"seconds": seconds},
         )
         for id, seconds, on_crash in (
-            ("short", 0.2, "retry"),
+            ("short", 0.1, "retry"),
             ("long", 30, "retry"),
             ("fatal", 30, "lost"),
         )
     ]
-    settings = make_settings(shutdown_grace_seconds=0.5)
+    settings = make_settings(shutdown_grace_seconds=0.3)
     async with scheduling(*jobs, settings=settings) as service:
 
         async def all_run() -> bool:

@@ -90,8 +90,8 @@ async def test_a_one_off_job_due_later_is_read_when_it_comes_near(
 ) -> None:
     """It is left in the store at first, since it is too far ahead."""
     monkeypatch.setattr(mirror, "AHEAD", 0)
-    monkeypatch.setattr(mirror, "_STEP", 100_000)
-    due = datetime.now(UTC) + timedelta(seconds=1)
+    monkeypatch.setattr(mirror, "_STEP", 50_000)
+    due = datetime.now(UTC) + timedelta(seconds=0.3)
     async with scheduling() as service:
         job = await service.scheduler.add_job_async(
             note, "date", run_date=due, kwargs={"file": str(tmp_path / "notes")}

@@ -69,7 +69,7 @@ def _reference(expression: str, zone: ZoneInfo, start: datetime, end: datetime) 
     return [fire for fire in dict.fromkeys(fires) if fire >= start]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_expressions, st.sampled_from(CHANGES), st.integers(-2000, 2000))
 def test_cron_is_crontab_when_the_clocks_change(
     expression: str, change: tuple[ZoneInfo, datetime], minutes: int
@@ -90,7 +90,7 @@ def test_cron_is_crontab_when_the_clocks_change(
         assert trigger.next(probe) == after[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 59), st.integers(0, 23), st.sampled_from(ZONES), st.sampled_from([2018, 2026])
 )
