@@ -101,7 +101,7 @@ def nothing_to_green(work: Path) -> None:
 
 
 def lines(work: Path) -> None:
-    """Of the default rendering: all lines, and those that are neither blank, comment nor docstring."""
+    """Of the default rendering: all lines, and those of code (not blank, comment, docstring)."""
     folder = work / "lines"
     copy(ROOT, folder)
     for zone, places in ZONES.items():
@@ -113,9 +113,8 @@ def lines(work: Path) -> None:
         ]
         texts = [file.read_text(encoding="utf-8") for file in files]
         every = sum(len(text.splitlines()) for text in texts)
-        print(
-            f"{zone:<20} {every:6} lines, {sum(map(code_lines, texts)):6} of code, {len(files)} files"
-        )
+        code = sum(map(code_lines, texts))
+        print(f"{zone:<20} {every:6} lines, {code:6} of code, {len(files)} files")
 
 
 def code_lines(text: str) -> int:

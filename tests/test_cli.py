@@ -23,6 +23,7 @@ def copier(*arguments: str, cwd: Path) -> str:
         text=True,
         capture_output=True,
         stdin=subprocess.DEVNULL,
+        timeout=120,
         env=os.environ,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -28,7 +28,7 @@ IN_A_SERVICE: dict[str, tuple[Defect, tuple[str, ...]]] = {
         ("app.core.migrate", "check"),
     ),
     "one run for each fire": (
-        ("app/core/scheduling/claims.py", "            if row.id is not None:", "            if False:"),
+        ("app/core/scheduling/claims.py", "= Taken(row.outcome is not None)", "= Won(row.id, row.id)"),
         ("pytest", "-q", "tests/core/test_ledger.py", "-k", "won_once", "--hypothesis-seed=0"),
     ),
     "the fence of a transaction": (
@@ -84,7 +84,9 @@ def objects(folder: Path, command: tuple[str, ...]) -> str:
         command = (*test_variants.PYTEST, *command[2:])
     code = ["-c", "from importlinter.cli import lint_imports_command as c; c()"]
     arguments = code if command[0] == "importlinter.cli" else ["-m", *command]
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, text=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, text=True, capture_output=True, timeout=120
+    )
     return "" if done.returncode == 0 else done.stdout + done.stderr or "failed"
 
 

@@ -30,7 +30,9 @@ LONGEST_MODULE = 250
 
 
 def run(*command: str, cwd: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=cwd, text=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=cwd, text=True, capture_output=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -54,6 +54,7 @@ def run(folder: Path, answers: Answers, *arguments: str, **environment: str) -> 
         cwd=folder,
         text=True,
         capture_output=True,
+        timeout=600,
         env={**os.environ, "PYTEST_ADDOPTS": "", **environment},
     )
     output = done.stdout + done.stderr

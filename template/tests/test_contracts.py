@@ -1,6 +1,7 @@
 """The example, over real HTTP: a server of its own serves the sample."""
 
 import asyncio
+import pickle
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from app.core.database import Database
 from app.core.scheduling import Run, last_run
 from app.jobs.contracts import aggregate_public_contracts, refresh_contracts
 from app.jobs.statistics import price_quantiles
-from app.services.contracts import ContractAggregation, count_contracts
+from app.services.contracts import ContractAggregation, PriceStatistics
 from app.services.esi import EsiClient, EsiUnavailable
 from app.services.models import Contract, EsiPage, PriceQuantile
 from app.settings import Settings
@@ -62,8 +63,17 @@ async def test_the_job_stores_every_contract_in_one_transaction(
 ) -> None:
     await aggregate_public_contracts(run)
     async with database.session() as session:
-        assert await count_contracts(session) == SAMPLE
+        assert len((await session.scalars(select(Contract))).all()) == SAMPLE
         assert len((await session.scalars(select(EsiPage))).all()) == 7
+
+
+def test_the_services_can_be_sent_to_a_worker(settings: Settings) -> None:
+    """They store settings, and open what is live where it is used."""
+    esi = EsiClient(settings)
+    for service in (esi, ContractAggregation(settings, esi), PriceStatistics()):
+        copy = pickle.loads(pickle.dumps(service))
+        assert type(copy) is type(service)
+        assert vars(copy).get("settings") == vars(service).get("settings")
 
 
 @pytest.mark.anyio

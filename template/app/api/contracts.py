@@ -2,17 +2,24 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import select
 
-from app.core.dependencies import Reading, Scheduler
+from app.core.dependencies import CurrentSettings, Reading, Scheduler
 from app.core.scheduling import RunRecord, last_run
 from app.jobs.contracts import refresh_contracts
-from app.services.contracts import count_contracts
-from app.services.models import Contract
+from app.services.contracts import ContractAggregation
+from app.services.esi import EsiClient
 
 router = APIRouter(prefix="/contracts", tags=["contracts"])
+
+
+async def aggregation(settings: CurrentSettings) -> ContractAggregation:
+    """Built as the job builds it: from the settings alone."""
+    return ContractAggregation(settings, EsiClient(settings))
+
+
+Aggregation = Annotated[ContractAggregation, Depends(aggregation)]
 
 
 class ContractOut(BaseModel):
@@ -38,17 +45,15 @@ class Refresh(BaseModel):
 @router.get("")
 async def list_contracts(
     session: Reading,
+    service: Aggregation,
     region: int | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> Contracts:
     """The stored contracts, by id."""
-    statement = select(Contract).order_by(Contract.contract_id).limit(limit).offset(offset)
-    if region is not None:
-        statement = statement.where(Contract.region_id == region)
-    found = (await session.scalars(statement)).all()
+    found = await service.stored(session, region, limit, offset)
     return Contracts(
-        total=await count_contracts(session),
+        total=await service.count(session),
         contracts=[ContractOut.model_validate(contract) for contract in found],
     )
 

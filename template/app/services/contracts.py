@@ -46,6 +46,18 @@ class ContractAggregation:
                 stored[region] += len(wanted)
         return stored.total()
 
+    async def stored(
+        self, session: AsyncSession, region: int | None, limit: int, offset: int
+    ) -> Sequence[Contract]:
+        """What is stored, by id; of one region or of all."""
+        statement = select(Contract).order_by(Contract.contract_id).limit(limit).offset(offset)
+        if region is not None:
+            statement = statement.where(Contract.region_id == region)
+        return (await session.scalars(statement)).all()
+
+    async def count(self, session: AsyncSession) -> int:
+        return (await session.execute(select(func.count()).select_from(Contract))).scalar_one()
+
 
 class PriceStatistics:
     """Work for the processor: quantiles of the prices of each region."""
@@ -65,10 +77,6 @@ class PriceStatistics:
 
     def _prices(self, session: Session, region: int) -> list[float]:
         return sorted(session.scalars(select(Contract.price).where(Contract.region_id == region)))
-
-
-async def count_contracts(session: AsyncSession) -> int:
-    return (await session.execute(select(func.count()).select_from(Contract))).scalar_one()
 
 
 def _upsert() -> Executable:

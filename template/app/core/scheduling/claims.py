@@ -27,6 +27,7 @@ from app.core.schema import job_runs, job_schedules
 Outcome = Literal[
     "succeeded", "failed", "timed_out", "cancelled", "interrupted", "skipped", "missed", "lost"
 ]
+_ROUNDS = 5
 EARLY = 250_000
 """Microseconds before its time, by the store's clock, from which on a fire may be claimed."""
 
@@ -112,7 +113,7 @@ class Claims:
         """
         answers: dict[int, Claim] = {}
         asked = dict(enumerate(fires))
-        while asked:
+        for _ in range(_ROUNDS):
             rows, now = await self._look(asked)
             inserts: dict[int, tuple[Fire, Outcome | None]] = {}
             corpses: set[int] = set()
@@ -134,7 +135,9 @@ class Claims:
             answers.update(await self._record(inserts, corpses) if inserts else {})
             # Who lost the race in between looks again: it is taken now, or overlaps.
             asked = {p: fire for p, fire in asked.items() if p not in answers}
-        return [answers[position] for position in range(len(fires))]
+            if not asked:
+                return [answers[position] for position in range(len(fires))]
+        raise RuntimeError(f"{len(asked)} fires were neither won nor taken; they are asked again")
 
     async def _look(self, asked: dict[int, Fire]) -> tuple[Sequence[Row[Any]], int]:
         batch = self.database.dialect.rows("batch", _columns)

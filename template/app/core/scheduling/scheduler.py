@@ -14,17 +14,11 @@ from app.core.scheduling.apscheduler_ import given
 from app.core.scheduling.declaration import Job, is_on_loop
 from app.core.scheduling.passes import Due
 from app.core.scheduling.replica import ReplicaScheduler
-from app.core.scheduling.translation import translate
+from app.core.scheduling.translation import take_trigger, translate
 from app.core.scheduling.triggers import Trigger, trigger_from_json
 
 _CALL_TIMEOUT = 30.0
 _LONGEST_ID = 200
-_NOT_HERE = {
-    "max_instances": "say @job(overlap=...)",
-    "coalesce": "say @job(catch_up=...)",
-    "misfire_grace_time": "say @job(catch_up=...), and CATCH_UP_SECONDS",
-    "next_run_time": "a trigger says when it runs, pause_job() that it does not",
-}
 
 
 class ServiceScheduler(ReplicaScheduler):
@@ -78,7 +72,7 @@ class ServiceScheduler(ReplicaScheduler):
 
     async def add_job_async(self, func: Any, trigger: Any = None, **options: Any) -> ScheduledJob:
         """`add_job` for the event loop."""
-        when = self._when(trigger, options)
+        when = take_trigger(trigger, options, self._settings.zone)
         options = {name: value for name, value in options.items() if value is not None}
         id = options.pop("id", None) or uuid.uuid4().hex
         if len(id) > _LONGEST_ID:
@@ -179,7 +173,7 @@ class ServiceScheduler(ReplicaScheduler):
         self, job_id: str, jobstore: str | None = None, trigger: Any = None, **arguments: Any
     ) -> Any:
         """`reschedule_job` for the event loop."""
-        when = self._when(trigger, arguments)
+        when = translate(trigger, arguments, self._settings.zone)
         if not self._is_shared(job_id):
             return self.base_reschedule_job(job_id, jobstore, Due(when))
         await self._shared.reschedule(job_id, when)
@@ -238,15 +232,6 @@ class ServiceScheduler(ReplicaScheduler):
     def _is_shared(self, job_id: str) -> bool:
         in_memory = self._memory.find(job_id) is not None
         return job_id in self._triggers or (self._mirror is not None and not in_memory)
-
-    def _when(self, trigger: Any, options: dict[str, Any]) -> Trigger:
-        """The trigger, taking its arguments out of `options`."""
-        for name, instead in _NOT_HERE.items():
-            if name in options:
-                raise TypeError(f"{name} has no effect here: {instead}")
-        known = {"args", "kwargs", "id", "name", "jobstore", "executor", "replace_existing"}
-        arguments = {name: options.pop(name) for name in list(options) if name not in known}
-        return translate(trigger, arguments, self._settings.zone)
 
     async def _changed(self, job_id: str) -> Any:
         """Let the change act here at once; the other replicas see it within a second."""

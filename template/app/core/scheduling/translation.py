@@ -12,6 +12,23 @@ _INTERVAL = ("weeks", "days", "hours", "minutes", "seconds")
 # As APScheduler orders them; what is finer than the finest field given starts at its minimum.
 _CRON = {"month": "1", "day": "1", "day_of_week": "*", "hour": "0", "minute": "0", "second": "0"}
 
+_OPTIONS = {"args", "kwargs", "id", "name", "jobstore", "executor", "replace_existing"}
+_NOT_HERE = {
+    "max_instances": "say @job(overlap=...)",
+    "coalesce": "say @job(catch_up=...)",
+    "misfire_grace_time": "say @job(catch_up=...), and CATCH_UP_SECONDS",
+    "next_run_time": "a trigger says when it runs, pause_job() that it does not",
+}
+
+
+def take_trigger(trigger: object, options: dict[str, Any], zone: ZoneInfo) -> Trigger:
+    """The trigger of an `add_job`; its arguments are taken out of the options."""
+    for name, instead in _NOT_HERE.items():
+        if name in options:
+            raise TypeError(f"{name} has no effect here: {instead}")
+    arguments = {name: options.pop(name) for name in list(options) if name not in _OPTIONS}
+    return translate(trigger, arguments, zone)
+
 
 def translate(trigger: object, arguments: Mapping[str, Any], zone: ZoneInfo) -> Trigger:
     """Raises `TypeError` naming what replicas would not compute alike, or we cannot express."""
