@@ -1,6 +1,9 @@
 """The memory lock: one process schedules, and knows that it is the only one."""
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -8,7 +11,9 @@ from sqlalchemy import update
 
 from app.core.app import create_app
 from app.core.databases import AlreadyScheduling
+from app.core.locks import memory
 from app.core.scheduling import interval
+from app.core.scheduling.claims import Fire
 from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core import sample_jobs
@@ -31,6 +36,38 @@ def test_a_process_that_only_serves_may_stand_beside_it(settings: Settings) -> N
     serving = settings.model_copy(update={"scheduler_enabled": False})
     with TestClient(create_app(settings)), TestClient(create_app(serving)) as beside:
         assert beside.get("/health/ready").status_code == 200
+
+
+async def test_no_claims_are_made_while_another_process_may_make_them(
+    scheduling: Scheduling, declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "WATCH", 0.05)
+    alone = True
+    whole = memory._enter
+
+    def enter(*arguments: Any) -> Callable[[], bool]:
+        whole(*arguments)
+        if not alone:
+            raise AlreadyScheduling("somebody")
+        return lambda: alone
+
+    monkeypatch.setattr(memory, "_enter", enter)
+    job = declare(
+        sample_jobs.note.function,
+        interval(seconds=0.2),
+        executor="threadpool",
+        id="note",
+        kwargs={"file": str(tmp_path / "notes")},
+    )
+    async with scheduling(job) as service:
+        ledger = service.runner.ledger
+        alone = False
+        await until(lambda: asyncio.sleep(0.02, ledger.suspended))
+        with pytest.raises(RuntimeError, match="suspended"):
+            await ledger.claim([Fire("x", 0, None)])
+        alone = True
+        await until(lambda: asyncio.sleep(0.02, not ledger.suspended))
+        await outcomes(service.database, "note")
 
 
 async def test_a_lease_never_ends_and_the_next_process_runs_what_was_left(

@@ -1,6 +1,6 @@
 """PostgreSQL, through psycopg 3 for everything: the app, the jobs, the migrations."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
@@ -82,11 +83,19 @@ class Postgresql:
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
 
     @contextmanager
-    def only_scheduler(self, engine: Engine) -> Iterator[None]:
+    def only_scheduler(self, engine: Engine) -> Iterator[Callable[[], bool]]:
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             if not connection.scalar(select(func.pg_try_advisory_lock(_SCHEDULING))):
                 raise AlreadyScheduling(str(engine.url.database))
-            yield
+
+            def answers() -> bool:
+                """The lock is the connection's, and goes with it."""
+                try:
+                    return bool(connection.scalar(select(1)))
+                except DBAPIError:
+                    return False
+
+            yield answers
 
     def longest_write(self, lease_seconds: float) -> float | None:
         return None

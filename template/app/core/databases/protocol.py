@@ -1,6 +1,6 @@
 """What the rest of the service asks of a database."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -58,8 +58,11 @@ class Dialect(Protocol):
     def lock_migrations(self, connection: Connection) -> None:
         """Let one replica at a time migrate, until the transaction ends."""
 
-    def only_scheduler(self, engine: Engine) -> AbstractContextManager[None]:
-        """Hold for as long as this process schedules. Raises `AlreadyScheduling`."""
+    def only_scheduler(self, engine: Engine) -> AbstractContextManager[Callable[[], bool]]:
+        """Hold for as long as this process schedules. Raises `AlreadyScheduling`.
+
+        Gives a function that says whether it is still the only one; it may block.
+        """
 
     def longest_write(self, lease_seconds: float) -> float | None:
         """How long a transaction may keep others from writing, in seconds."""

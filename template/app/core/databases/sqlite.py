@@ -1,7 +1,7 @@
 """SQLite: one file, one host, one writer at a time."""
 
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,13 @@ class Sqlite:
         """BEGIN IMMEDIATE has done it."""
 
     @contextmanager
-    def only_scheduler(self, engine: Engine) -> Iterator[None]:
+    def only_scheduler(self, engine: Engine) -> Iterator[Callable[[], bool]]:
         with open(f"{engine.url.database}.scheduler", "a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise AlreadyScheduling(str(engine.url.database)) from None
-            yield
+            yield lambda: True
 
     def longest_write(self, lease_seconds: float) -> float | None:
         # Held for 5 s over a lease of 3 s, it kept every other run's heartbeat out.

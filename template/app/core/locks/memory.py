@@ -3,11 +3,12 @@
 import asyncio
 import fcntl
 import hashlib
+import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from app.core.databases import AlreadyScheduling
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.named_lock import NamedLocks
 from app.core.settings import ServiceSettings
+
+_log = logging.getLogger(__name__)
+WATCH = 1.0
 
 
 def ledger(settings: ServiceSettings, database: Database, replica: str) -> Ledger:
@@ -29,19 +33,46 @@ async def claiming(ledger: Ledger) -> AsyncIterator[None]:
 
     What an earlier process left running is free at once: nobody else can be running it.
     """
-    database = ledger.database
-    with ExitStack() as stack:
-        try:
-            guard = database.dialect.only_scheduler(database.engine)
-            await asyncio.to_thread(stack.enter_context, guard)
-        except AlreadyScheduling as error:
-            raise AlreadyScheduling(
-                f"another process schedules the jobs of {error} already, and this service was "
-                "made with lock_backend=memory, which allows one. Start this one with "
-                "SCHEDULER_ENABLED=false, or run `copier update --data lock_backend=database`"
-            ) from None
+    guard = ExitStack()
+    try:
+        alone = await asyncio.to_thread(_enter, ledger, guard)
         await ledger.disown_all()
-        yield
+        watching = asyncio.create_task(_stay_alone(ledger, guard, alone), name="only-scheduler")
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
+    finally:
+        await asyncio.to_thread(guard.close)
+
+
+async def _stay_alone(ledger: Ledger, guard: ExitStack, alone: Callable[[], bool]) -> None:
+    """Make no claims while it is not certain that nobody else does."""
+    while True:
+        await asyncio.sleep(WATCH)
+        if not ledger.suspended and await asyncio.to_thread(alone):
+            continue
+        ledger.suspended = True
+        _log.error("no longer sure to be the only scheduling process; claims wait until it is")
+        try:
+            await asyncio.to_thread(guard.close)
+            alone = await asyncio.to_thread(_enter, ledger, guard)
+            ledger.suspended = False
+        except Exception as error:
+            _log.error("still not the only scheduling process: %s", error)
+
+
+def _enter(ledger: Ledger, guard: ExitStack) -> Callable[[], bool]:
+    database = ledger.database
+    try:
+        return guard.enter_context(database.dialect.only_scheduler(database.engine))
+    except AlreadyScheduling as error:
+        raise AlreadyScheduling(
+            f"another process schedules the jobs of {error} already, and this service was "
+            "made with lock_backend=memory, which allows one. Start this one with "
+            "SCHEDULER_ENABLED=false, or run `copier update --data lock_backend=database`"
+        ) from None
 
 
 def named_locks(database: Database) -> NamedLocks:

@@ -103,6 +103,8 @@ class Claims:
         self.lease = lease
         self.window = int(window * 1e6)
         self._lease = int(lease * 1e6) if lease else 100 * 365 * 86_400 * 1_000_000
+        self.suspended = False
+        """Set while it is not certain that this process may make claims."""
         self._now = database.dialect.now()
         self._insert = database.dialect.insert(job_runs)
 
@@ -111,6 +113,8 @@ class Claims:
 
         An expired holder is settled first: an old corpse must not turn a daily run into `skipped`.
         """
+        if self.suspended:
+            raise RuntimeError("suspended: another process may be making claims")
         answers: dict[int, Claim] = {}
         asked = dict(enumerate(fires))
         for _ in range(_ROUNDS):

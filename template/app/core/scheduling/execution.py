@@ -180,5 +180,6 @@ class Execution:
         }
         if error:
             fields["error"] = error
-        level = logging.INFO if outcome == "succeeded" and not error else logging.ERROR
+        level = logging.WARNING if outcome is None else logging.ERROR
+        level = logging.INFO if outcome == "succeeded" and not error else level
         _log.log(level, "run %s", fields["outcome"], extra=fields)
