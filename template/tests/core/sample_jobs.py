@@ -1,6 +1,7 @@
 """Jobs for the tests, in a module of their own: worker processes import them from here."""
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -64,6 +65,11 @@ def die() -> None:
 @job()
 def leave() -> None:
     sys.exit("a job cannot end the service")
+
+
+@job()
+def speak() -> None:
+    logging.getLogger("anybody").warning("hello from the run")
 
 
 @job()

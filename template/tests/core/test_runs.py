@@ -1,7 +1,7 @@
 """A run: its transaction, its attempts, its record."""
 
 import asyncio
-import logging
+import json
 import time
 from collections.abc import Callable
 
@@ -10,6 +10,7 @@ from sqlalchemy import text, update
 
 from app.core import wiring
 from app.core.database import Database, WroteTooLong
+from app.core.logging import configure_logging
 from app.core.scheduling import FenceLost, Job, Run, interval
 from app.core.scheduling.claims import Fire, Won
 from app.core.scheduling.ledger import Ledger
@@ -182,24 +183,25 @@ async def test_a_long_transaction_delays_others_and_loses_none(
         assert {row.outcome for row in ticks if row.outcome} <= {"succeeded", "skipped", "missed"}
 
 
-async def test_every_line_of_a_run_names_it(
-    scheduling: Scheduling, declare: Declare, caplog: pytest.LogCaptureFixture
+async def test_every_line_of_a_run_names_it_on_every_executor(
+    scheduling: Scheduling, settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def speak(run: Run) -> None:
-        run.log.info("hello from the run")
-
-    job = declare(speak)
-    caplog.set_level(logging.INFO)
+    configure_logging(settings)
     async with scheduling() as service:
-        for executor in ("asyncio", "threadpool"):
-            added = await service.scheduler.add_job_async(job, jobstore="memory", executor=executor)
+        for executor in service.runner.executors:
+            added = await service.scheduler.add_job_async(
+                sample_jobs.speak, jobstore="memory", executor=executor
+            )
             await outcomes(service.database, added.id)
 
-    finished = [vars(record) for record in caplog.records if record.msg == "run %s"]
-    assert [line["outcome"] for line in finished] == ["succeeded", "succeeded"]
-    for line in finished:
-        assert line["job"] == "speak"
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
+    spoken = [line for line in lines if line["message"] == "hello from the run"]
+    finished = [line for line in lines if line["message"] == "run succeeded"]
+    assert len(spoken) == len(finished) == 3
+    for line in (*spoken, *finished):
+        assert line["job"] == "tests.core.sample_jobs.speak"
+        assert line["entry"]
         assert line["run_id"] > 0
         assert line["fire_time"].endswith("+00:00")
-        assert line["duration_ms"] >= 0
-        assert line["lateness_ms"] > -300
+    assert {line["attempt"] for line in finished} == {1}
+    assert all(line["duration_ms"] >= 0 and line["lateness_ms"] > -300 for line in finished)
