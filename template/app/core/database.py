@@ -16,6 +16,7 @@ from app.core.databases import Dialect
 from app.core.settings import ServiceSettings
 
 _TIMEOUT = 5.0
+_BUSY = 0.1
 _Engines = WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine]
 
 
@@ -39,6 +40,8 @@ class Database:
         self.settings = settings
         self.dialect = dialect
         self.url = make_url(settings.database_url.get_secret_value())
+        self.busy_at = float("-inf")
+        """`time.monotonic()` when somebody had kept all others from writing for a while."""
         self._yours: _Engines = WeakKeyDictionary()
         self._own: _Engines = WeakKeyDictionary()
 
@@ -75,8 +78,10 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A short transaction of the scheduler's own."""
-        engine = self._of_loop(self._own)
+        engine, asked = self._of_loop(self._own), monotonic()
         async with asyncio.timeout(_TIMEOUT * 2), engine.begin() as connection:
+            if monotonic() - asked > _BUSY and self.dialect.longest_write(1) is not None:
+                self.busy_at = monotonic()
             yield connection
 
     @asynccontextmanager

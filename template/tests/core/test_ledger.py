@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from app.core import wiring
 from app.core.database import Database
-from app.core.scheduling.claims import Early, Fire, Paused, Refused, Taken, Won
+from app.core.scheduling.claims import Early, Fire, Paused, Refused, Stale, Taken, Won
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.ledger import Ledger
 
@@ -68,6 +68,12 @@ async def test_a_fire_is_not_claimed_before_its_time_nor_long_after(ledger: Ledg
     assert 4 < early.seconds <= 5
     assert isinstance((await ledger.claim([Fire("job", at + 100_000, "job")]))[0], Won)
     assert await ledger.claim([Fire("old", at - 3601 * 10**6, "old")]) == [Refused("missed")]
+
+
+async def test_a_fire_that_nobody_claimed_in_time_is_left_to_the_cursor(ledger: Ledger) -> None:
+    at = await now(ledger) - 31_000_000
+    assert await ledger.claim([Fire("job", at, "job", late=False)]) == [Stale()]
+    assert isinstance((await ledger.claim([Fire("job", at, "job")]))[0], Won)
 
 
 async def test_a_paused_job_is_not_claimed_and_nothing_is_recorded(ledger: Ledger) -> None:

@@ -13,7 +13,8 @@ from app.core.settings import ServiceSettings
 
 def ledger(settings: ServiceSettings, database: Database, replica: str) -> Ledger:
     """Claims under a lease: any number of replicas."""
-    return Ledger(database, replica, settings.lease_seconds, settings.catch_up_seconds)
+    lease = settings.lease_seconds
+    return Ledger(database, replica, lease, settings.catch_up_seconds, patience=lease)
 
 
 def claiming(ledger: Ledger) -> AbstractAsyncContextManager[None]:

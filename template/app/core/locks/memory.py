@@ -24,7 +24,8 @@ WATCH = 1.0
 
 def ledger(settings: ServiceSettings, database: Database, replica: str) -> Ledger:
     """Claims that never expire while this process lives."""
-    return Ledger(database, replica, lease=None, window=settings.catch_up_seconds)
+    window, patience = settings.catch_up_seconds, settings.lease_seconds
+    return Ledger(database, replica, None, window, patience)
 
 
 @asynccontextmanager

@@ -43,11 +43,15 @@ _columns: Mapping[str, TypeEngine[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """One fire time of one job. `active_key` is None where runs may overlap."""
+    """One fire time of one job. `active_key` is None where runs may overlap.
+
+    Unless it may be `late`, it is claimed within a lease of its time, or left to the cursor.
+    """
 
     job: str
     time: int
     active_key: str | None
+    late: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ class Early:
 
 
 @dataclass(frozen=True, slots=True)
+class Stale:
+    """Nobody claimed it in time. What becomes of it is decided with all that was missed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Paused:
     """The job is paused; nothing is recorded."""
 
@@ -85,23 +94,29 @@ class Refused:
     outcome: Outcome
 
 
-Claim = Won | Taken | Early | Paused | Refused
+Claim = Won | Taken | Early | Stale | Paused | Refused
 
 
 class Claims:
     """The claims of one replica.
 
     `lease` in seconds is how long a claim outlives the replica's silence; None is for ever.
-    Fires older than `window`, in seconds, are not claimed any more.
+    After `patience` seconds a fire is late; older than `window`, it is not claimed any more.
     """
 
     def __init__(
-        self, database: Database, replica: str, lease: float | None, window: float
+        self,
+        database: Database,
+        replica: str,
+        lease: float | None,
+        window: float,
+        patience: float = 30,
     ) -> None:
         self.database = database
         self.replica = replica
         self.lease = lease
         self.window = int(window * 1e6)
+        self.patience = int(patience * 1e6)
         self._lease = int(lease * 1e6) if lease else 100 * 365 * 86_400 * 1_000_000
         self.suspended = False
         """Set while it is not certain that this process may make claims."""
@@ -129,6 +144,8 @@ class Claims:
                     answers[row.position] = Early((fire.time - now) / 1e6)
                 elif row.paused:
                     answers[row.position] = Paused()
+                elif not fire.late and fire.time < now - self.patience:
+                    answers[row.position] = Stale()
                 elif fire.time < now - self.window:
                     inserts[row.position] = fire, "missed"
                 elif row.holder is not None and row.holder_lease >= now:

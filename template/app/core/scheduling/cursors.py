@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, and_, delete, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.database import Database
 from app.core.schema import job_runs, job_schedules
@@ -54,21 +55,41 @@ class Cursors:
 
     async def recorded(self, job: str, after: int, until: int) -> Sequence[tuple[int, int]]:
         """What the ledger has between the two: the first and last fire time of each row."""
+        async with self._database.reading() as connection:
+            return await self._recorded(connection, job, after, until)
+
+    async def _recorded(
+        self, connection: AsyncConnection, job: str, after: int, until: int
+    ) -> list[tuple[int, int]]:
         run = job_runs.c
         statement = (
             select(run.first_fire_time, run.fire_time)
             .where(run.job == job, run.fire_time > after)
             .where(or_(run.first_fire_time <= until, run.fire_time <= until))
+            .order_by(run.fire_time)
         )
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(statement)).all()
+        rows = (await connection.execute(statement)).all()
         return [(last if first is None else first, last) for first, last in rows]
 
-    async def account(self, job: str, old: int, new: int, missed: Iterable[Stretch]) -> bool:
-        """Record what was missed and move the cursor; False if another replica has."""
+    async def account(
+        self,
+        job: str,
+        old: int,
+        new: int,
+        missed: Iterable[Stretch],
+        recorded: Sequence[tuple[int, int]],
+    ) -> bool:
+        """Record what was missed and move the cursor.
+
+        False, and nothing written, if another replica has, or if there is more between the two
+        by now than what was `recorded` when it was asked.
+        """
         moved = update(job_schedules).where(_cursor.job == job, _cursor.accounted_until == old)
         async with self._database.writing() as connection:
             if (await connection.execute(moved.values(accounted_until=new))).rowcount != 1:
+                return False
+            if await self._recorded(connection, job, old, new) != list(recorded):
+                await connection.rollback()
                 return False
             for stretch in missed:
                 row = {

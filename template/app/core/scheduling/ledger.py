@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import Row, Update, and_, func, select, update
@@ -127,6 +128,8 @@ class Ledger(Claims):
         )
         try:
             async with self.database.writing() as connection:
+                if self._was_busy():
+                    return None
                 row = (await connection.execute(statement)).one_or_none()
         except IntegrityError:  # the job runs again already, for a later fire
             return None
@@ -134,6 +137,8 @@ class Ledger(Claims):
 
     async def give_up(self, fence: int, error: str) -> bool:
         """Record an expired run as `lost`."""
+        if self._was_busy():
+            return False
         dead = and_(_run.fence == fence, _run.outcome.is_(None), _run.lease_until < self._now)
         values = {
             "outcome": "lost",
@@ -143,6 +148,10 @@ class Ledger(Claims):
             "finished_at": self._now,
         }
         return await self._changed(update(job_runs).where(dead).values(**values))
+
+    def _was_busy(self) -> bool:
+        """A holder that could not write because nobody could is not dead: give it a heartbeat."""
+        return monotonic() - self.database.busy_at < (self.lease or 0) / 3
 
     async def disown(self, running: Sequence[int]) -> None:
         """Expire the claims of this replica that it does not know of.

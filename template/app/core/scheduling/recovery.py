@@ -84,6 +84,7 @@ class Recovery:
         if newest is None or microseconds(newest) <= old:
             return
         recorded = await self._cursors.recorded(entry.key, old, until)
+        seen = list(recorded)
         # A per-second job after a day down: 86,400 fires, not on the loop.
         missing = await asyncio.to_thread(
             lambda: [
@@ -97,10 +98,11 @@ class Recovery:
         if wanted and run > cursor.now - self._ledger.window:
             # The cursor stays before it: until it has a row, it is owed.
             missing, until = missing[:-1], run - 1
+            seen = [row for row in recorded if row[0] <= until]
             if not self._runner.knows(entry.key, run):
                 self._runner.submit(entry, run, lambda _: None, late=True)
         stretches = list(_stretches(missing, [last for _, last in recorded]))
-        if await self._cursors.account(entry.key, old, until, stretches) and missing:
+        if await self._cursors.account(entry.key, old, until, stretches, seen) and missing:
             _log.error("%s: %d fires were missed", entry.key, len(missing))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.core.database import is_busy
 from app.core.executors import ExecutorBackend
-from app.core.scheduling.claims import Claim, Early, Fire, Paused, Refused, Taken, Won
+from app.core.scheduling.claims import Claim, Early, Fire, Paused, Refused, Stale, Taken, Won
 from app.core.scheduling.entry import Entry, Settled, Settlement
 from app.core.scheduling.execution import Execution
 from app.core.scheduling.ledger import Ledger
@@ -20,7 +20,6 @@ _log = logging.getLogger("app.jobs")
 _BATCH = 500
 _RETRY = 0.5
 _LAST_WORDS = 5.0
-_STALE = 30.0
 
 
 @dataclass(eq=False)
@@ -30,6 +29,11 @@ class _Waiting:
     settled: Settled
     late: bool
     not_before: float = 0.0
+
+    @property
+    def fire(self) -> Fire:
+        late = self.late or not self.entry.is_owed
+        return Fire(self.entry.key, self.time, self.entry.active_key, late)
 
 
 class Runner:
@@ -104,8 +108,8 @@ class Runner:
                 return
             try:
                 while due := self._next_batch():
-                    fires = [Fire(w.entry.key, w.time, w.entry.active_key) for w in due]
-                    for waiting, claim in zip(due, await self.ledger.claim(fires), strict=True):
+                    answers = await self.ledger.claim([waiting.fire for waiting in due])
+                    for waiting, claim in zip(due, answers, strict=True):
                         self._take(waiting, claim)
             except Exception as error:
                 # What is due stays in line; the web part goes on.
@@ -120,11 +124,8 @@ class Runner:
         """What is due and has a slot, so that other replicas get what has none here."""
         slots = {name: self.free(name) for name in self.executors}
         now, batch = time.monotonic(), []
-        oldest = (time.time() - (self.ledger.lease or _STALE)) * 1e6
         for waiting in list(self._waiting.values()):
-            stale = waiting.entry.is_owed and not waiting.late and waiting.time < oldest
-            if stale or not self.wanted(waiting.entry):
-                # The cursor decides what is still run of a fire that nobody could claim.
+            if not self.wanted(waiting.entry):
                 del self._waiting[waiting.entry.key, waiting.time]
                 waiting.settled(Settlement(False))
                 continue
@@ -147,7 +148,7 @@ class Runner:
                 self.resume(entry, at, claim, [], waiting.settled)
             case Taken(settled):
                 waiting.settled(Settlement(settled))
-            case Paused():
+            case Paused() | Stale():
                 waiting.settled(Settlement(False))
             case Refused(outcome):
                 _log.info("%s %s: %s", entry.key, moment(at).isoformat(), outcome)
