@@ -87,3 +87,23 @@ async def test_a_silent_holder_loses_a_named_lock(database: Database) -> None:
         async with lock("import") as other:
             assert other.fence > held.fence
             await until(lambda: asyncio.sleep(0.02, held.lost))
+
+
+async def test_a_silent_database_ends_a_run_after_a_whole_lease(
+    scheduling: Scheduling, declare: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("ended")
+
+    async def silent(self: object, fences: object) -> None:
+        raise OSError("the database does not answer")
+
+    async with scheduling() as service:
+        monkeypatch.setattr(type(service.runner.ledger), "beat", silent)
+        await service.scheduler.add_job_async(declare(wait), jobstore="memory", executor="asyncio")
+        await until(lambda: asyncio.sleep(0.02, ended))

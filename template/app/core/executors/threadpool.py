@@ -75,9 +75,18 @@ class ThreadpoolExecutor:
     async def close(self) -> None:
         if self._side_loop is not None:
             loop, self._side_loop = self._side_loop, None
-            closing = asyncio.run_coroutine_threadsafe(self._database.close(), loop)
-            await asyncio.wait({asyncio.wrap_future(closing)}, timeout=_PATIENCE)
-            loop.call_soon_threadsafe(loop.stop)
+            closed = threading.Event()
+            loop.call_soon_threadsafe(_close, loop, self._database, closed)
+            # A job may block that loop for ever; it is a daemon, and ends with the process.
+            await asyncio.to_thread(closed.wait, _PATIENCE)
+
+
+def _close(loop: asyncio.AbstractEventLoop, database: Database, closed: threading.Event) -> None:
+    def end(_: object) -> None:
+        loop.stop()
+        closed.set()
+
+    loop.create_task(database.close()).add_done_callback(end)
 
 
 def _cancel(loop: asyncio.AbstractEventLoop, coroutine: Any) -> None:

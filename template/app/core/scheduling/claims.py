@@ -115,7 +115,7 @@ class Claims:
         self.database = database
         self.replica = replica
         self.lease = lease
-        self.window = int(window * 1e6)
+        self.window = int(max(window, patience) * 1e6)
         self.patience = int(patience * 1e6)
         self._lease = int(lease * 1e6) if lease else 100 * 365 * 86_400 * 1_000_000
         self.suspended = False

@@ -1,0 +1,354 @@
+"""What goes wrong costs no more than it must: one run, one try, never the service."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from app.core import migrate
+from app.core.executors import threadpool
+from app.core.scheduling import Run, interval, lock, named_lock, runner
+from app.core.scheduling.claims import Fire, Won
+from app.core.scheduling.entry import Entry
+from app.core.scheduling.ledger import Ledger, storable
+from app.core.schema import job_runs
+from app.core.service import Service
+from app.core.signals import on_stop
+from app.settings import Settings
+from tests.core import sample_jobs
+from tests.core.fixtures import Declare, Scheduling
+from tests.core.waiting import outcomes, runs, until
+
+pytestmark = pytest.mark.anyio
+OFTEN = interval(seconds=0.2)
+
+
+@pytest.fixture
+def brief(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(shutdown_grace_seconds=0.2)
+
+
+async def running(service: Service, job: str) -> None:
+    """Wait until a run of the job has begun."""
+
+    async def begun() -> bool:
+        return any(row.outcome is None for row in await runs(service.database, job))
+
+    await until(begun)
+
+
+async def test_a_thread_that_outlives_the_service_keeps_its_lease(
+    scheduling: Scheduling, declare: Declare, brief: Settings
+) -> None:
+    job = declare(lambda: time.sleep(1), OFTEN, id="thread", executor="threadpool")
+    async with scheduling(job, settings=brief) as service:
+        await running(service, "thread")
+    async with scheduling(settings=brief) as service:
+        row = (await runs(service.database, "thread"))[0]
+        assert (row.outcome, row.active_key) == (None, "thread")
+
+
+async def test_a_coroutine_beside_the_loop_is_given_back_at_a_stop(
+    scheduling: Scheduling, declare: Declare, brief: Settings
+) -> None:
+    async def wait() -> None:
+        await asyncio.sleep(60)
+
+    job = declare(wait, OFTEN, executor="threadpool")
+    async with scheduling(job, settings=brief) as service:
+        await running(service, "wait")
+        await until(lambda: asyncio.sleep(0.1, True))
+    async with scheduling(settings=brief) as service:
+        row = (await runs(service.database, "wait"))[0]
+        assert (row.outcome, row.active_key) == (None, None)
+        assert json.loads(row.attempts)[-1]["outcome"] == "interrupted"
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["time-out", "stop"])
+async def test_a_coroutine_that_blocks_its_loop_is_left_behind(
+    scheduling: Scheduling,
+    declare: Declare,
+    brief: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    stops: bool,
+) -> None:
+    monkeypatch.setattr(threadpool, "_PATIENCE", 0.1)
+
+    async def block() -> None:
+        time.sleep(1)  # noqa: ASYNC251
+
+    job = declare(block, OFTEN, executor="threadpool", timeout=None if stops else 0.1)
+    async with scheduling(job, settings=brief) as service:
+        await running(service, "block")
+        if not stops:
+
+            async def timed_out() -> bool:
+                found = await runs(service.database, "block")
+                return "timed_out" in {row.outcome for row in found}
+
+            await until(timed_out)
+
+
+async def test_a_run_that_waits_for_its_next_attempt_is_given_back_at_once(
+    scheduling: Scheduling, declare: Declare, settings: Settings
+) -> None:
+    async def fail() -> None:
+        raise OSError("no")
+
+    patient = settings.model_copy(update={"shutdown_grace_seconds": 60})
+    job = declare(fail, OFTEN, executor="asyncio", retries=3, backoff=600)
+    started = time.monotonic()
+    async with scheduling(job, settings=patient) as service:
+
+        async def failed_once() -> bool:
+            return any(row.attempts for row in await runs(service.database, "fail"))
+
+        await until(failed_once)
+    assert time.monotonic() - started < 30
+    async with scheduling(settings=patient) as service:
+        row = next(row for row in await runs(service.database, "fail") if row.attempts)
+        ended = [past["outcome"] for past in json.loads(row.attempts)]
+        assert (row.outcome, ended) == (None, ["failed", "interrupted"])
+
+
+async def test_a_second_signal_ends_the_wait(scheduling: Scheduling, declare: Declare) -> None:
+    async def wait() -> None:
+        await asyncio.sleep(600)
+
+    job = declare(wait, OFTEN, executor="asyncio")
+    started = time.monotonic()
+    async with scheduling(job) as service:
+        await running(service, "wait")
+        service.runner.hurry()
+    assert time.monotonic() - started < 30
+
+
+def test_the_first_signal_is_told_from_the_second() -> None:
+    called: list[str] = []
+
+    async def main() -> None:
+        with on_stop(lambda: called.append("first"), lambda: called.append("second")):
+            for _ in range(3):
+                before = len(called)
+                os.kill(os.getpid(), signal.SIGTERM)
+                while len(called) == before:
+                    await asyncio.sleep(0)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: called.extend([]))
+    try:
+        asyncio.run(main())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert called == ["first", "second", "second"]
+
+
+async def test_claims_wait_for_the_database_and_lose_nothing(
+    scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_RETRY", 0.05)
+    failures = 0
+    whole = Ledger.claim
+
+    async def claim(self: Ledger, fires: Any) -> Any:
+        nonlocal failures
+        if failures < 3:
+            failures += 1
+            raise OSError("the database is away")
+        return await whole(self, fires)
+
+    monkeypatch.setattr(Ledger, "claim", claim)
+    async with scheduling() as service:
+        job = await service.scheduler.add_job_async(
+            declare(sample_jobs.speak.function, id="speak"), jobstore="memory", executor="asyncio"
+        )
+        assert await outcomes(service.database, job.id) == ["succeeded"]
+    assert failures == 3
+
+
+async def test_the_record_of_a_run_waits_for_the_database(
+    scheduling: Scheduling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[int] = []
+    whole = Ledger.finish
+
+    async def finish(self: Ledger, *arguments: Any, **more: Any) -> Any:
+        if len(failures) < 2:
+            failures.append(1)
+            raise OSError("the database is away")
+        return await whole(self, *arguments, **more)
+
+    monkeypatch.setattr(Ledger, "finish", finish)
+    async with scheduling() as service:
+        job = await service.scheduler.add_job_async(
+            sample_jobs.speak, jobstore="memory", executor="asyncio"
+        )
+        assert await outcomes(service.database, job.id) == ["succeeded"]
+
+
+async def test_an_executor_that_breaks_fails_the_run(
+    scheduling: Scheduling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(call: object) -> None:
+        raise OSError("no more processes")
+
+    async with scheduling() as service:
+        monkeypatch.setattr(service.runner.executors["asyncio"], "execute", broken)
+        job = await service.scheduler.add_job_async(
+            sample_jobs.speak, jobstore="memory", executor="asyncio"
+        )
+        assert await outcomes(service.database, job.id) == ["failed"]
+        (row,) = await runs(service.database, job.id)
+        assert "no more processes" in row.error
+
+
+async def test_a_job_that_cannot_be_submitted_does_not_stop_the_pass(
+    scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def good() -> None:
+        pass
+
+    bad = declare(good, OFTEN, id="bad", executor="asyncio")
+    async with scheduling(bad, declare(good, OFTEN, executor="asyncio")) as service:
+        whole = service.runner.submit
+
+        def submit(entry: Entry, *arguments: Any, **more: Any) -> None:
+            if entry.key == "bad":
+                raise LookupError("no such thing")
+            whole(entry, *arguments, **more)
+
+        monkeypatch.setattr(service.runner, "submit", submit)
+        seen = len(await runs(service.database, "good"))
+        await outcomes(service.database, "good", seen + 2)
+
+
+async def test_a_fire_is_not_run_before_its_time(scheduling: Scheduling) -> None:
+    async with scheduling() as service:
+        due = int((time.time() + 0.5) * 1e6)
+        entry = Entry("early", sample_jobs.speak, (), {}, "asyncio", "memory")
+        service.runner.submit(entry, due, lambda _: None)
+        assert service.runner.knows("early", due)
+        assert await outcomes(service.database, "early") == ["succeeded"]
+        (row,) = await runs(service.database, "early")
+        assert row.claimed_at >= due - 260_000
+
+
+async def left_behind(
+    service: Service, job: str, attempts: list[dict[str, Any]], age: float = 0
+) -> None:
+    """As a process leaves a run that died with it."""
+    ledger = Ledger(service.database, "dead", lease=0.01, window=3600)
+    (won,) = await ledger.claim([Fire(job, int((time.time() - age) * 1e6), None)])
+    assert isinstance(won, Won)
+    assert await ledger.retry(won.fence, len(attempts) + 1, attempts)
+    async with service.database.writing() as connection:
+        await connection.execute(
+            update(job_runs).where(job_runs.c.fence == won.fence).values(lease_until=1)
+        )
+
+
+async def test_a_run_that_kills_its_process_is_given_up_after_the_third_time(
+    scheduling: Scheduling, declare: Declare, settings: Settings
+) -> None:
+    died = [{"attempt": n, "outcome": "lost", "error": None} for n in (1, 2)]
+    given_back = [{"attempt": n, "outcome": "interrupted", "error": None} for n in (1, 2, 3, 4)]
+    jobs = [
+        declare(
+            sample_jobs.speak.function,
+            interval(hours=1),
+            id=id,
+            on_crash=on_crash,
+            executor="asyncio",
+        )
+        for id, on_crash in (("killer", "retry"), ("fragile", "lost"), ("deployed", "retry"))
+    ]
+    async with scheduling(settings=settings.model_copy(update={"scheduler_enabled": False})) as it:
+        for job, attempts in (("killer", died), ("fragile", []), ("deployed", given_back)):
+            await left_behind(it, job, attempts)
+    async with scheduling(*jobs) as service:
+        assert await outcomes(service.database, "killer") == ["lost"]
+        assert await outcomes(service.database, "fragile") == ["lost"]
+        assert await outcomes(service.database, "deployed") == ["succeeded"]
+
+
+async def test_a_run_that_no_version_knows_is_lost_in_the_end(
+    scheduling: Scheduling, settings: Settings
+) -> None:
+    short = settings.model_copy(update={"catch_up_seconds": 0})
+    async with scheduling(settings=short) as service:
+        await left_behind(service, "renamed", [], age=60)
+        assert await outcomes(service.database, "renamed") == ["lost"]
+
+
+async def test_a_claim_that_was_cut_off_is_found_again(
+    scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.core.scheduling.ledger._UNKNOWN_AFTER", 100_000)
+    job = declare(sample_jobs.speak.function, interval(hours=1), id="cut", executor="asyncio")
+    async with scheduling(job) as service:
+        at = int(time.time() * 1e6)
+        assert await service.runner.ledger.claim([Fire("cut", at, "cut")])
+        assert await outcomes(service.database, "cut") == ["succeeded"]
+
+
+async def test_a_lock_whose_renewal_fails_is_tried_again(
+    database: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks, calls = named_lock.current(), []
+    whole = locks.renew
+
+    def renew(name: str, fence: int, lease: float) -> bool:
+        calls.append(name)
+        if len(calls) == 1:
+            raise OSError("the database is away")
+        return whole(name, fence, lease)
+
+    monkeypatch.setattr(locks, "renew", renew)
+    async with lock("import", lease=0.3) as held:
+        await until(lambda: asyncio.sleep(0.02, len(calls) >= 2))
+        assert not held.lost
+
+
+def test_nothing_is_open_before_the_start() -> None:
+    with pytest.raises(RuntimeError, match="needs a started service"):
+        lock("import")
+    with pytest.raises(RuntimeError, match="no database is open"):
+        Run(settings=Settings()).transaction()
+
+
+def test_a_text_is_made_fit_for_any_database() -> None:
+    assert storable("a\0b\ud800") == "a\ufffdb?"
+    assert storable(None) is None
+
+
+def test_the_command_migrates_and_checks(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
+    for arguments in ([], ["check"]):
+        monkeypatch.setattr(sys, "argv", ["migrate", *arguments])
+        migrate.main()
+    monkeypatch.setenv("LEASE_SECONDS", "never")
+    with pytest.raises(SystemExit, match="LEASE_SECONDS"):
+        migrate.main()
+
+
+def test_alembics_own_command_works_on_your_history(settings: Settings) -> None:
+    root = Path(migrate.__file__).parents[2]
+    url = settings.database_url.get_secret_value()
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=root,
+        env={**os.environ, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
