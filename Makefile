@@ -26,7 +26,7 @@ test: .venv/installed ## everything that CI runs
 check: .venv/installed ## formatting, lint and types, of the template and of its own code
 	$(BIN)/python -m pytest -q tests/test_source.py
 
-bench: .venv/installed ## the figures that the README states
+bench: .venv/installed ## measure rendering, set-up and size
 	$(BIN)/python -m benchmarks
 
 siblings: .venv/installed ## render again the plain files that lie beside a .jinja

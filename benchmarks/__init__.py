@@ -1,1 +1,1 @@
-"""The figures that README and docs state; `make bench` prints them."""
+"""What rendering, setting up and size cost; `make bench` prints it."""

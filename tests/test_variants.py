@@ -180,6 +180,7 @@ def test_it_is_complete_without_the_example(
     folder = fresh(**answers)
     run(folder, answers, *PYTEST, **({"DATABASE_URL": url} if url else {}))
     if not url:
+        run(folder, answers, "app.core.migrate")
         run(folder, answers, "app.core.migrate", "check")
     run(folder, answers, "mypy", ".")
     assert list((folder / "app/jobs").glob("*.py")) == [folder / "app/jobs/__init__.py"]
@@ -191,6 +192,7 @@ def test_the_example_can_be_deleted(fresh: Render) -> None:
     for path in example_files(folder):
         path.unlink()
     run(folder, answers, *PYTEST)
+    run(folder, answers, "app.core.migrate")
     run(folder, answers, "app.core.migrate", "check")
     run(folder, answers, "mypy", ".")
 
@@ -198,7 +200,7 @@ def test_the_example_can_be_deleted(fresh: Render) -> None:
 def example_files(folder: Path) -> Iterator[Path]:
     for pattern in ("app/api/[!_]*", "app/jobs/[!_]*", "app/services/[!_]*", "tests/test_con*"):
         yield from (path for path in folder.glob(pattern) if path.is_file())
-    yield from folder.glob("migrations/versions/*.py")
+    yield from folder.glob("migrations/example/**/*.py")
 
 
 @pytest.mark.parametrize(

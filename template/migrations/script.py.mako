@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 ${imports + "\n" if imports else ""}
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
+revision = "${up_revision}"
+down_revision = ${f'"{down_revision}"' if down_revision else None}
 
 
 def upgrade() -> None:

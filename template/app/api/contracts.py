@@ -11,6 +11,7 @@ from app.jobs.contracts import refresh_contracts
 from app.services.contracts import ContractAggregation
 from app.services.esi import EsiClient
 
+_LARGEST = 2**63 - 1
 router = APIRouter(prefix="/contracts", tags=["contracts"])
 
 
@@ -46,14 +47,14 @@ class Refresh(BaseModel):
 async def list_contracts(
     session: Reading,
     service: Aggregation,
-    region: int | None = None,
+    region: Annotated[int | None, Query(ge=0, le=_LARGEST)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=_LARGEST)] = 0,
 ) -> Contracts:
     """The stored contracts, by id."""
     found = await service.stored(session, region, limit, offset)
     return Contracts(
-        total=await service.count(session),
+        total=await service.count(session, region),
         contracts=[ContractOut.model_validate(contract) for contract in found],
     )
 

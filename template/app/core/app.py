@@ -29,8 +29,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         except InvalidSettings as error:
             sys.exit(f"The service cannot start with these settings:\n{error}")
     configure_logging(settings)
+    jobs = discover(app.jobs)
     api = FastAPI(title=wiring.SERVICE_NAME, lifespan=_lifespan)
     api.state.settings = settings
+    api.state.jobs = jobs
     api.add_middleware(RequestLog)
     add_problem_details(api)
     api.include_router(health.router)
@@ -43,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
-    service = Service(api.state.settings, discover(app.jobs))
+    service = Service(api.state.settings, api.state.jobs)
     api.state.service = service
     api.state.database = service.database
     api.state.scheduler = service.scheduler

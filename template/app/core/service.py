@@ -98,6 +98,7 @@ class Service:
             await self.scheduler.prepare()
             self.runner.start()
             self.scheduler.start()
+            _log.info("scheduling", extra={"jobs": len(self.scheduler.get_jobs())})
         return None
 
     @property

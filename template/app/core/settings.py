@@ -1,5 +1,7 @@
 """The settings that every service has: read from the environment, checked before it starts."""
 
+import os
+import re
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -42,7 +44,7 @@ class ServiceSettings(BaseSettings):
     catch_up_seconds: float = Field(default=86_400, ge=0)
     """How far back a fire that was missed while everything was down is still made up for."""
 
-    @field_validator("log_level", "log_format", mode="before")
+    @field_validator("environment", "log_level", "log_format", mode="before")
     @classmethod
     def _any_case(cls, value: Any, info: Any) -> Any:
         if not isinstance(value, str):
@@ -90,6 +92,9 @@ class ServiceSettings(BaseSettings):
 def _explain(cls: type[ServiceSettings], problem: Any) -> str:
     """Name the variable, the value found (never a secret's) and a value that works."""
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if unread := re.match(r'error parsing value for field "(\w+)"', message):
+        name = unread[1].upper()
+        return f"{name}={os.environ.get(name)!r}: must be JSON; for example {name}=[1, 2]"
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0])

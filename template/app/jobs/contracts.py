@@ -17,9 +17,8 @@ async def aggregate_public_contracts(run: Run) -> None:
     async with lock("contracts", wait=60):
         service = ContractAggregation(run.settings, EsiClient(run.settings))
         contracts = await service.fetch()
-        async with (
-            run.unit_of_work() as session
-        ):  # the work and the run's completion: one transaction
+        # The work and the run's completion: one transaction.
+        async with run.unit_of_work() as session:
             stored = await service.store(session, contracts)
     run.log.info("stored contracts", extra={"contracts": stored})
 

@@ -1,6 +1,5 @@
 """Aggregation of public contracts: what the job does, apart from when it does it."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,29 +21,31 @@ class ContractAggregation:
         self.esi = esi
 
     async def fetch(self) -> dict[int, list[Page]]:
-        """The changed pages of each configured region."""
+        """The changed pages of each configured region; with a limit, as many as it takes."""
+        limit = self.settings.aggregation_dev_contract_limit
         async with current().session() as session:
             pages = (await session.scalars(select(EsiPage))).all()
-        etags = {page.path: page.etag for page in pages}
-        return {
-            region: [page async for page in self.esi.public_contracts(region, etags)]
-            for region in self.settings.esi_regions
-        }
+        etags = {} if limit else {page.path: page.etag for page in pages}
+        fetched: dict[int, list[Page]] = {}
+        for region in self.settings.esi_regions:
+            fetched[region] = []
+            async for page in self.esi.public_contracts(region, etags):
+                fetched[region].append(page)
+                if limit and sum(len(p.contracts) for p in fetched[region]) >= limit:
+                    break
+        return fetched
 
     async def store(self, session: AsyncSession, fetched: dict[int, list[Page]]) -> int:
         """Insert or update what was fetched; returns the number of contracts."""
-        stored: Counter[int] = Counter()
-        limit = self.settings.aggregation_dev_contract_limit
+        limit, stored = self.settings.aggregation_dev_contract_limit, 0
         for region, pages in fetched.items():
-            for page in pages:
-                wanted = page.contracts[: limit - stored[region]] if limit else page.contracts
-                if wanted:
-                    rows = [_row(region, contract) for contract in wanted]
-                    await session.execute(_upsert(), rows)
-                if len(wanted) == len(page.contracts):
-                    await session.merge(EsiPage(path=page.path, etag=page.etag))
-                stored[region] += len(wanted)
-        return stored.total()
+            contracts = [_row(region, contract) for page in pages for contract in page.contracts]
+            if rows := contracts[: limit or None]:
+                await session.execute(_upsert(), rows)
+            stored += len(rows)
+            for page in pages if not limit else ():
+                await session.merge(EsiPage(path=page.path, etag=page.etag))
+        return stored
 
     async def stored(
         self, session: AsyncSession, region: int | None, limit: int, offset: int
@@ -55,8 +56,11 @@ class ContractAggregation:
             statement = statement.where(Contract.region_id == region)
         return (await session.scalars(statement)).all()
 
-    async def count(self, session: AsyncSession) -> int:
-        return (await session.execute(select(func.count()).select_from(Contract))).scalar_one()
+    async def count(self, session: AsyncSession, region: int | None) -> int:
+        statement = select(func.count()).select_from(Contract)
+        if region is not None:
+            statement = statement.where(Contract.region_id == region)
+        return (await session.execute(statement)).scalar_one()
 
 
 class PriceStatistics:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ from app.core.service import Service
 from app.settings import Settings
 
 servers = importlib.import_module(f"tests.core.servers.{wiring.DATABASE}")
+# Tests read nothing of the developer's: no .env, and no variables but the server's, read above.
+Settings.model_config["env_file"] = None
+for _name in Settings.model_fields:
+    os.environ.pop(_name.upper(), None)
 Declare = Callable[..., Job]
 Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
 
@@ -38,10 +43,8 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 def make_settings(
     new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Settings]:
-    """Settings as in a test, some of them changed; nothing is read from the environment."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+    """Settings as in a test, some of them changed."""
+    monkeypatch.chdir(tmp_path)
     defaults: dict[str, Any] = {"environment": "test", "shutdown_grace_seconds": 2}
     # Shorter than a service may have it: tests wait for leases to end.
     lease = {"lease_seconds": 0.5}

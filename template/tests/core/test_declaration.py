@@ -2,12 +2,13 @@
 
 import pickle
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 import app.jobs
 import app.services
-from app.core.scheduling import Job, Run, date, interval
+from app.core.scheduling import Job, Run, date, interval, job
 from app.core.scheduling.declaration import discover, find
 from app.settings import Settings
 from tests.core import sample_jobs
@@ -59,12 +60,26 @@ def test_what_cannot_work_is_refused_when_it_is_declared(
         declare(body, date("2030-01-01"), **options)
 
 
+def test_a_schedule_that_is_none_is_refused_with_one_that_is() -> None:
+    with pytest.raises(TypeError, match=r"for example @job\(cron\('1 7 \* \* \*'\)\)"):
+        job("1 7 * * *")  # type: ignore[arg-type]
+
+
+def test_a_job_without_parentheses_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_jobs, "bare", job(body), raising=False)
+    monkeypatch.setattr(
+        "pkgutil.walk_packages", lambda *_: [SimpleNamespace(name=sample_jobs.__name__)]
+    )
+    with pytest.raises(TypeError, match=r"bare: @job needs parentheses"):
+        discover(app.jobs)
+
+
 def test_two_jobs_cannot_share_an_id(declare: Declare) -> None:
     with pytest.raises(ValueError, match=r"two jobs have the id 'tests.core.sample_jobs.note'"):
         declare(lambda: 1, id=sample_jobs.note.id)
 
 
 def test_every_job_of_the_service_can_be_sent_to_a_worker(settings: Settings) -> None:
-    for job in discover(app.jobs).values():
-        assert pickle.loads(pickle.dumps(job)) is job
-        job.trigger(settings)
+    for declared in discover(app.jobs).values():
+        assert pickle.loads(pickle.dumps(declared)) is declared
+        declared.trigger(settings)

@@ -345,7 +345,7 @@ def test_alembics_own_command_works_on_your_history(settings: Settings) -> None:
     root = Path(migrate.__file__).parents[2]
     url = settings.database_url.get_secret_value()
     done = subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        [Path(sys.executable).with_name("alembic"), "current"],
         cwd=root,
         env={**os.environ, "DATABASE_URL": url},
         capture_output=True,

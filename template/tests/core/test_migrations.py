@@ -33,6 +33,17 @@ def test_several_replicas_migrate_at_once_and_the_models_agree(empty: Database) 
     empty.engine.dispose()
 
 
+def test_a_model_without_a_migration_is_found(empty: Database) -> None:
+    with pytest.raises(SystemExit, match="run `make migrate` first"):
+        migrate.check(empty)
+    migrate.migrate(empty)
+    with empty.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE job_locks")
+    with pytest.raises(SystemExit, match='make migration m="what it changes"'):
+        migrate.check(empty)
+    empty.engine.dispose()
+
+
 def test_what_is_pending_is_named(empty: Database) -> None:
     with empty.engine.connect() as connection:
         assert "core_alembic_version" in migrate.pending(connection)

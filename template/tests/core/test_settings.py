@@ -39,6 +39,17 @@ def test_a_wrong_setting_is_named_with_a_value_that_works(
     assert CANARY not in str(caught.value)
 
 
+def test_a_list_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Listing(Settings):
+        regions: tuple[int, ...] = ()
+
+    monkeypatch.setenv("REGIONS", "1,2")
+    with pytest.raises(
+        InvalidSettings, match=r"REGIONS='1,2': must be JSON; for example REGIONS=\["
+    ):
+        Listing.load()
+
+
 def test_the_process_ends_with_the_message_and_no_traceback(tmp_path: Path) -> None:
     environment = {
         **os.environ,

@@ -157,5 +157,9 @@ def test_errors_say_what_works() -> None:
         interval(seconds=0)
     with pytest.raises(ValueError, match=r"cron\('61 \* \* \* \*'\): Bad minute; for example"):
         cron("61 * * * *")
+    with pytest.raises(ValueError, match=r"timezone='Mars'\): is not an IANA"):
+        cron("0 0 * * *", "Mars")
+    with pytest.raises(ValueError, match=r"date\('tomorrow'\): ISO 8601"):
+        date("tomorrow")
     with pytest.raises(ValueError, match="not a trigger"):
         trigger_from_json({"type": "interval", "step": 0, "offset": 0})

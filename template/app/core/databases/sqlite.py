@@ -3,7 +3,6 @@
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr, field_validator
@@ -74,8 +73,6 @@ class Sqlite:
         return insert(table)
 
     def options(self, url: URL, timeout: float) -> dict[str, Any]:
-        assert url.database
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         return {"connect_args": {"timeout": timeout}}
 
     def prepare(self, engine: Engine) -> None:

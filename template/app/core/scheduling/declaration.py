@@ -129,6 +129,9 @@ def job(
     everything was down, `on_crash` of a run whose process died.
     """
 
+    if trigger is not None and not isinstance(trigger, Trigger) and not callable(trigger):
+        raise TypeError(f"@job({trigger!r}): for example @job(cron({trigger!r}))")
+
     def declare(function: Callable[..., Any]) -> Job:
         identity = id or f"{function.__module__}.{function.__qualname__}".removeprefix("app.jobs.")
         declaration = Job(
@@ -148,7 +151,10 @@ def job(
         _check(declaration)
         other = _declared.get(identity)
         if other and _place(other.function) != _place(function):
-            raise ValueError(f"two jobs have the id {identity!r}; give one an id=... of its own")
+            raise ValueError(
+                f"two jobs have the id {identity!r}, {'.'.join(_place(other.function))} and "
+                f"{'.'.join(_place(function))}; give one an id=... of its own"
+            )
         _declared[identity] = declaration
         return declaration
 
@@ -163,7 +169,10 @@ def undeclared(function: Callable[..., Any], id: str, **policies: Any) -> Job:
 def discover(package: ModuleType) -> dict[str, Job]:
     """Import every module of a package, in order, and return all jobs declared so far, by id."""
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
+        found = importlib.import_module(module.name)
+        for name, value in vars(found).items():
+            if getattr(value, "__qualname__", "") == "job.<locals>.declare":
+                raise TypeError(f"{module.name}.{name}: @job needs parentheses, @job(...)")
     return dict(_declared)
 
 

@@ -1,6 +1,7 @@
 """`app.state.scheduler`: APScheduler's own interface, over jobs that all replicas share."""
 
 import asyncio
+import logging
 import pickle
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
@@ -17,6 +18,7 @@ from app.core.scheduling.replica import ReplicaScheduler
 from app.core.scheduling.translation import take_trigger, translate
 from app.core.scheduling.triggers import Trigger, trigger_from_json
 
+_log = logging.getLogger(__name__)
 _CALL_TIMEOUT = 30.0
 _LONGEST_ID = 200
 
@@ -107,7 +109,11 @@ class ServiceScheduler(ReplicaScheduler):
             raise TypeError(f"{func.id}: its name and executor are its declaration's, @job(...)")
         definition = await self._shared.add(func, when, id, args, kwargs, replace_existing)
         self.wakeup()
-        return self._held(definition, when)
+        added = self._held(definition, when)
+        _log.info(
+            "added", extra={"job": func.id, "entry": definition.key, "due": added.next_run_time}
+        )
+        return added
 
     def _add_in_memory(
         self, func: Any, when: Trigger, id: str, executor: str = "default", **options: Any

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Self
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
@@ -227,12 +227,20 @@ def cron(expression: str, timezone: str | None = None) -> Cron:
         raise ValueError(
             f"cron({expression!r}): {error}; for example cron('30 2 * * 1-5')"
         ) from None
-    return Cron(fields.upper(), ZoneInfo(timezone) if timezone else None)
+    try:
+        return Cron(fields.upper(), ZoneInfo(timezone) if timezone else None)
+    except (OSError, ZoneInfoNotFoundError) as error:
+        raise ValueError(
+            f"cron(timezone={timezone!r}): is not an IANA time zone name; for example Europe/Berlin"
+        ) from error
 
 
 def date(at: datetime | str) -> Date:
     """Fire once. A datetime without a zone, or ISO text without one, is read in TIMEZONE."""
-    return Date(datetime.fromisoformat(at) if isinstance(at, str) else at)
+    try:
+        return Date(datetime.fromisoformat(at) if isinstance(at, str) else at)
+    except ValueError:
+        raise ValueError(f"date({at!r}): ISO 8601; for example 2030-01-01T08:00") from None
 
 
 def trigger_from_json(data: dict[str, Any]) -> Trigger:

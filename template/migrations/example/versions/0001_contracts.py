@@ -1,4 +1,4 @@
-"""The tables of the example. Nothing builds on it: delete it with the example."""
+"""The tables of the example."""
 
 import sqlalchemy as sa
 from alembic import op
