@@ -66,7 +66,8 @@ def test_a_schedule_that_is_none_is_refused_with_one_that_is() -> None:
 
 
 def test_a_job_without_parentheses_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_jobs, "bare", job(body), raising=False)
+    bare = job(body)  # type: ignore[arg-type]
+    monkeypatch.setattr(sample_jobs, "bare", bare, raising=False)
     monkeypatch.setattr(
         "pkgutil.walk_packages", lambda *_: [SimpleNamespace(name=sample_jobs.__name__)]
     )

@@ -17,7 +17,7 @@ from sqlalchemy import update
 from app.core import migrate
 from app.core.executors import threadpool
 from app.core.scheduling import Run, interval, lock, named_lock, runner
-from app.core.scheduling.claims import Fire, Won
+from app.core.scheduling.answers import Fire, Won
 from app.core.scheduling.entry import Entry
 from app.core.scheduling.ledger import Ledger, storable
 from app.core.schema import job_runs

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from app.core import wiring
 from app.core.database import Database
-from app.core.scheduling.claims import Early, Fire, Paused, Refused, Stale, Taken, Won
+from app.core.scheduling.answers import Early, Fire, Paused, Refused, Stale, Taken, Won
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.ledger import Ledger
 

@@ -13,7 +13,7 @@ from app.core.app import create_app
 from app.core.databases import AlreadyScheduling
 from app.core.locks import memory
 from app.core.scheduling import interval
-from app.core.scheduling.claims import Fire
+from app.core.scheduling.answers import Fire
 from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core import sample_jobs

@@ -12,7 +12,7 @@ from app.core import wiring
 from app.core.database import Database, WroteTooLong
 from app.core.logging import configure_logging
 from app.core.scheduling import FenceLost, Job, Run, interval
-from app.core.scheduling.claims import Fire, Won
+from app.core.scheduling.answers import Fire, Won
 from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_counters, job_runs
 from app.settings import Settings

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.scheduling import Trigger, cron, date, interval
-from app.core.scheduling.triggers import trigger_from_json
+from app.core.scheduling.translation import trigger_from_json
 
 ZONES = (
     "Europe/Berlin",

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -22,11 +21,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from app.core.database import Database
+from app.core.scheduling.answers import (
+    Claim,
+    Early,
+    Fire,
+    Outcome,
+    Paused,
+    Refused,
+    Stale,
+    Taken,
+    Won,
+)
 from app.core.schema import job_runs, job_schedules
 
-Outcome = Literal[
-    "succeeded", "failed", "timed_out", "cancelled", "interrupted", "skipped", "missed", "lost"
-]
 _ROUNDS = 5
 EARLY = 250_000
 """Microseconds before its time, by the store's clock, from which on a fire may be claimed."""
@@ -39,62 +46,6 @@ _columns: Mapping[str, TypeEngine[Any]] = {
     "active_key": String(),
     "outcome": String(),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Fire:
-    """One fire time of one job. `active_key` is None where runs may overlap.
-
-    Unless it may be `late`, it is claimed within a lease of its time, or left to the cursor.
-    """
-
-    job: str
-    time: int
-    active_key: str | None
-    late: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Won:
-    """Run it: nobody else will, as long as the lease is kept."""
-
-    fence: int
-    run_id: int
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """There is a row for it already; `settled` when that has an outcome."""
-
-    settled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Early:
-    """By the store's clock it is not due for so many seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """Nobody claimed it in time. What becomes of it is decided with all that was missed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """The job is paused; nothing is recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """It does not run, and that is recorded: `skipped` (overlap) or `missed` (too old)."""
-
-    outcome: Outcome
-
-
-Claim = Won | Taken | Early | Stale | Paused | Refused
 
 
 class Claims:

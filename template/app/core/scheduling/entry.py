@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from app.core.scheduling.claims import Outcome
+from app.core.scheduling.answers import Outcome
 from app.core.scheduling.declaration import Job
 
 

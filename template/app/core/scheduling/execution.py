@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from app.core.executors import Call, Ended, ExecutorBackend, names
-from app.core.scheduling.claims import Outcome, Won
+from app.core.scheduling.answers import Outcome, Won
 from app.core.scheduling.entry import Entry, Settled, Settlement
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.triggers import moment

@@ -9,7 +9,8 @@ from sqlalchemy import Row, Update, and_, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.core.databases import Dialect
-from app.core.scheduling.claims import Claims, Outcome, Won
+from app.core.scheduling.answers import Outcome, Won
+from app.core.scheduling.claims import Claims
 from app.core.schema import job_runs
 
 _run = job_runs.c

@@ -10,7 +10,8 @@ from apscheduler.job import Job as ScheduledJob
 from app.core.scheduling.apscheduler_ import TypedMemoryStore
 from app.core.scheduling.declaration import find
 from app.core.scheduling.entry import Entry
-from app.core.scheduling.triggers import Trigger, trigger_from_json
+from app.core.scheduling.translation import trigger_from_json
+from app.core.scheduling.triggers import Trigger
 from app.core.stores import Definition, DefinitionStore
 
 _log = logging.getLogger(__name__)

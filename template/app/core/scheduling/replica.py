@@ -23,7 +23,8 @@ from app.core.scheduling.passes import Due, PassingScheduler
 from app.core.scheduling.recovery import Recovery
 from app.core.scheduling.runner import Runner
 from app.core.scheduling.shared import SharedJobs
-from app.core.scheduling.triggers import Date, Trigger, trigger_from_json
+from app.core.scheduling.translation import trigger_from_json
+from app.core.scheduling.triggers import Date, Trigger
 from app.core.stores import Definition, DefinitionStore
 
 if TYPE_CHECKING:

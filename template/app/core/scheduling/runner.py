@@ -10,7 +10,7 @@ from typing import Any
 
 from app.core.database import is_busy
 from app.core.executors import ExecutorBackend
-from app.core.scheduling.claims import Claim, Early, Fire, Paused, Refused, Stale, Taken, Won
+from app.core.scheduling.answers import Claim, Early, Fire, Paused, Refused, Stale, Taken, Won
 from app.core.scheduling.entry import Entry, Settled, Settlement
 from app.core.scheduling.execution import Execution
 from app.core.scheduling.ledger import Ledger

@@ -15,8 +15,8 @@ from app.core.scheduling.apscheduler_ import given
 from app.core.scheduling.declaration import Job, is_on_loop
 from app.core.scheduling.passes import Due
 from app.core.scheduling.replica import ReplicaScheduler
-from app.core.scheduling.translation import take_trigger, translate
-from app.core.scheduling.triggers import Trigger, trigger_from_json
+from app.core.scheduling.translation import take_trigger, translate, trigger_from_json
+from app.core.scheduling.triggers import Trigger
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT = 30.0

@@ -1,12 +1,12 @@
-"""APScheduler's own way of naming a trigger, `add_job(f, "cron", hour=2)`, put into ours."""
+"""Other forms of a trigger put into ours: APScheduler's, `add_job(f, "cron", hour=2)`, and JSON."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from datetime import date as day
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from app.core.scheduling.triggers import Date, Trigger, cron, date, interval
+from app.core.scheduling.triggers import Date, Interval, Trigger, cron, date, interval
 
 _INTERVAL = ("weeks", "days", "hours", "minutes", "seconds")
 # As APScheduler orders them; what is finer than the finest field given starts at its minimum.
@@ -95,3 +95,15 @@ def _crontab(arguments: Mapping[str, Any]) -> str:
     order = ("minute", "hour", "day", "month", "day_of_week")
     five = " ".join(whole[name] for name in order)
     return five if whole["second"] == "0" else f"{whole['second']} {five}"
+
+
+def trigger_from_json(data: dict[str, Any]) -> Trigger:
+    """Read what `Trigger.to_json` wrote. Raises `ValueError` on anything else."""
+    match data:
+        case {"type": "interval", "step": int(step), "offset": int(offset)} if step > 0:
+            return Interval(timedelta(microseconds=step), timedelta(microseconds=offset))
+        case {"type": "cron", "expression": str(expression), "zone": zone}:
+            return cron(expression, zone)
+        case {"type": "date", "at": str(at)}:
+            return date(at)
+    raise ValueError(f"not a trigger: {data!r}")

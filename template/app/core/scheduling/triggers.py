@@ -52,7 +52,7 @@ class Trigger(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Everything about the trigger; `trigger_from_json` reads it back."""
+        """Everything about the trigger; `translation.trigger_from_json` reads it back."""
 
     def in_zone(self, zone: ZoneInfo) -> Self:
         """The same trigger, in `zone` unless it names one itself."""
@@ -241,15 +241,3 @@ def date(at: datetime | str) -> Date:
         return Date(datetime.fromisoformat(at) if isinstance(at, str) else at)
     except ValueError:
         raise ValueError(f"date({at!r}): ISO 8601; for example 2030-01-01T08:00") from None
-
-
-def trigger_from_json(data: dict[str, Any]) -> Trigger:
-    """Read what `Trigger.to_json` wrote. Raises `ValueError` on anything else."""
-    match data:
-        case {"type": "interval", "step": int(step), "offset": int(offset)} if step > 0:
-            return Interval(timedelta(microseconds=step), timedelta(microseconds=offset))
-        case {"type": "cron", "expression": str(expression), "zone": zone}:
-            return cron(expression, zone)
-        case {"type": "date", "at": str(at)}:
-            return date(at)
-    raise ValueError(f"not a trigger: {data!r}")

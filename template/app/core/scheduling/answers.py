@@ -1,0 +1,64 @@
+"""A fire, and what a claim for it is answered."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Outcome = Literal[
+    "succeeded", "failed", "timed_out", "cancelled", "interrupted", "skipped", "missed", "lost"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """One fire time of one job. `active_key` is None where runs may overlap.
+
+    Unless it may be `late`, it is claimed within a lease of its time, or left to the cursor.
+    """
+
+    job: str
+    time: int
+    active_key: str | None
+    late: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """Run it: nobody else will, as long as the lease is kept."""
+
+    fence: int
+    run_id: int
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """There is a row for it already; `settled` when that has an outcome."""
+
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """By the store's clock it is not due for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Nobody claimed it in time. What becomes of it is decided with all that was missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The job is paused; nothing is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It does not run, and that is recorded: `skipped` (overlap) or `missed` (too old)."""
+
+    outcome: Outcome
+
+
+Claim = Won | Taken | Early | Stale | Paused | Refused
