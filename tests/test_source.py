@@ -165,3 +165,13 @@ def test_nothing_speaks_of_this_machine_or_of_its_making() -> None:
         if path.is_file() and is_text(path):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"/root/|/home/|/work/|\.library|pypi-proxy", text), path
+
+
+def test_the_documents_name_what_there_is() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (TEMPLATE / "tests").rglob("*.py")]
+    defined = {name for text in texts for name in re.findall(r"def (test_\w+)", text)}
+    defined |= {path.stem for path in (TEMPLATE / "tests").rglob("test_*.py")}
+    defined |= {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    for document in (ROOT / "docs").glob("*.md"):
+        named = set(re.findall(r"\b(test_\w+)", document.read_text(encoding="utf-8")))
+        assert named <= defined | {"test_"}, document
