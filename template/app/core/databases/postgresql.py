@@ -1,7 +1,7 @@
 """PostgreSQL, through psycopg 3 for everything: the app, the jobs, the migrations."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pydantic import SecretStr, field_validator
@@ -95,7 +95,11 @@ class Postgresql:
                 except DBAPIError:
                     return False
 
-            yield answers
+            try:
+                yield answers
+            finally:
+                with suppress(DBAPIError):  # else the pool would keep it, lock and all
+                    connection.execute(select(func.pg_advisory_unlock(_SCHEDULING)))
 
     def longest_write(self, lease_seconds: float) -> float | None:
         return None

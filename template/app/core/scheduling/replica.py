@@ -125,9 +125,11 @@ class ReplicaScheduler(PassingScheduler):
         recurring = {**self._triggers, **(self._mirror.recurring() if self._mirror else {})}
         await self._register(recurring)
         rows = await self._cursors.all()
-        for key, row in rows.items():
-            if row.paused_at is not None and not row.paused:  # its pause has ended by itself
-                await self._cursors.resume(key, row.paused_until)
+        ended = [row for row in rows.values() if row.paused_at is not None and not row.paused]
+        for row in ended:  # a pause that has ended by itself: its time is not owed
+            await self._cursors.resume(row.job, row.paused_until)
+        if ended:
+            rows = await self._cursors.all()
         effective = {
             key: self._follow(key, own, rows[key]) for key, own in recurring.items() if key in rows
         }
