@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pytest_copie.plugin import Copie
 
-from tests.conftest import commit, git, manifest
+from tests.conftest import Render, commit, git, manifest
 from tests.variants import ROOT
 
 
@@ -71,9 +71,9 @@ def test_an_unknown_name_is_reported_by_copy_and_by_update(released: Path, tmp_p
     assert told in said
 
 
-def test_the_working_tree_renders_as_the_release_would(render: object, tmp_path: Path) -> None:
+def test_the_working_tree_renders_as_the_release_would(render: Render, tmp_path: Path) -> None:
     copier("copy", "--defaults", "--vcs-ref", "HEAD", str(ROOT), "service", cwd=tmp_path)
-    assert manifest(tmp_path / "service") == manifest(render())  # type: ignore[operator]
+    assert manifest(tmp_path / "service") == manifest(render())
 
 
 def test_the_same_through_pytest_copie(copie: Copie, released: Path) -> None:

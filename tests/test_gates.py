@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import test_source, test_variants
 from tests.conftest import Render
@@ -93,10 +95,6 @@ def objects(folder: Path, command: tuple[str, ...]) -> str:
 def test_the_template_objects_to(
     name: str, snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
-    import yaml
-
     root = tmp_path / "template"
     shutil.copytree(snapshot, root)
     monkeypatch.setattr(test_source, "TEMPLATE", root / "template")

@@ -7,7 +7,7 @@ from functools import cached_property
 from time import monotonic
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, create_engine, make_url
+from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -160,6 +160,3 @@ def current() -> Database:
             "`run` fixture of tests/conftest.py"
         )
     return _current
-
-
-__all__ = ["Base", "Connection", "Database", "WroteTooLong", "current", "is_busy", "use"]

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from app.core.scheduling import Run, job, lock
@@ -132,11 +130,3 @@ class Service:
     async def run_public_contract_aggregation_job(self) -> None:
         await asyncio.sleep(0)
         _note(self.file)
-
-
-@contextmanager
-def notes(file: Path) -> Iterator[list[str]]:
-    """The lines that jobs have noted, at the end."""
-    lines: list[str] = []
-    yield lines
-    lines.extend(file.read_text().splitlines() if file.exists() else [])

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from app.core.app import create_app
 from app.core.databases import AlreadyScheduling
 from app.core.locks import memory
-from app.core.scheduling import interval
+from app.core.scheduling import Job, interval
 from app.core.scheduling.answers import Fire
 from app.core.schema import job_runs
 from app.settings import Settings
@@ -21,6 +21,18 @@ from tests.core.fixtures import Declare, Scheduling
 from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def noting(declare: Declare, tmp_path: Path) -> Job:
+    """A job that is often due."""
+    return declare(
+        sample_jobs.note.function,
+        interval(seconds=0.2),
+        executor="threadpool",
+        id="note",
+        kwargs={"file": str(tmp_path / "notes")},
+    )
 
 
 async def test_a_second_scheduling_process_is_refused_and_told_what_to_do(
@@ -39,7 +51,7 @@ def test_a_process_that_only_serves_may_stand_beside_it(settings: Settings) -> N
 
 
 async def test_no_claims_are_made_while_another_process_may_make_them(
-    scheduling: Scheduling, declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scheduling: Scheduling, noting: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "WATCH", 0.05)
     alone = True
@@ -52,14 +64,7 @@ async def test_no_claims_are_made_while_another_process_may_make_them(
         return lambda: alone
 
     monkeypatch.setattr(memory, "_enter", enter)
-    job = declare(
-        sample_jobs.note.function,
-        interval(seconds=0.2),
-        executor="threadpool",
-        id="note",
-        kwargs={"file": str(tmp_path / "notes")},
-    )
-    async with scheduling(job) as service:
+    async with scheduling(noting) as service:
         ledger = service.runner.ledger
         alone = False
         await until(lambda: asyncio.sleep(0.02, ledger.suspended))
@@ -71,16 +76,9 @@ async def test_no_claims_are_made_while_another_process_may_make_them(
 
 
 async def test_a_lease_never_ends_and_the_next_process_runs_what_was_left(
-    scheduling: Scheduling, declare: Declare, tmp_path: Path
+    scheduling: Scheduling, noting: Job
 ) -> None:
-    job = declare(
-        sample_jobs.note.function,
-        interval(seconds=0.3),
-        executor="threadpool",
-        id="note",
-        kwargs={"file": str(tmp_path / "notes")},
-    )
-    async with scheduling(job) as service:
+    async with scheduling(noting) as service:
         await outcomes(service.database, "note")
     async with scheduling() as service:
         (first, *_) = await runs(service.database, "note")
@@ -90,7 +88,7 @@ async def test_a_lease_never_ends_and_the_next_process_runs_what_was_left(
             await connection.execute(
                 update(job_runs).where(job_runs.c.id == first.id).values(**left)
             )
-    async with scheduling(job) as service:
+    async with scheduling(noting) as service:
 
         async def again() -> bool:
             (row, *_) = await runs(service.database, "note")

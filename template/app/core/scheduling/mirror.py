@@ -98,9 +98,10 @@ class MirrorStore(TypedMemoryStore):
     def recurring(self) -> dict[str, Trigger]:
         """The triggers of what is held and not paused, one-off jobs apart, by claim key."""
         return {
-            definition.key: trigger_from_json(dict(definition.trigger))
+            definition.key: job.trigger.trigger
             for definition in self.held.values()
             if definition.fire_time is None and not definition.paused
+            if (job := self.find(definition.id)) is not None
         }
 
     def by_key(self, key: str) -> Definition | None:

@@ -142,11 +142,10 @@ class ReplicaScheduler(PassingScheduler):
 
     async def _register(self, recurring: Mapping[str, Trigger]) -> None:
         """Once for each schedule: in a rolling deploy the newer version's word stands."""
-        new = {key: trigger.fingerprint for key, trigger in recurring.items()}
         new = {
             key: fingerprint
-            for key, fingerprint in new.items()
-            if self._known.get(key) != fingerprint
+            for key, trigger in recurring.items()
+            if self._known.get(key) != (fingerprint := trigger.fingerprint)
         }
         if new:
             await self._cursors.register(new)
