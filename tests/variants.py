@@ -35,7 +35,7 @@ TEXTS = [name for name in QUESTIONS if name not in DOMAINS]
 
 def valid(answers: Answers) -> bool:
     """The one mirror of copier.yml's choice validators; a test holds it against Copier."""
-    replicas = answers["profile"] == "replicas-postgresql"
+    replicas = answers["profile"] not in ("single", "custom")
     alone = "sqlite" in answers.values() or "memory" in answers.values()
     return not (replicas and alone)
 

@@ -33,16 +33,18 @@ class Service:
         self.settings = settings
         self.database = database.Database(settings, wiring.database.DIALECT)
         database.use(self.database)
-        named_lock.use(wiring.lock.named_locks(self.database))
+        self._named_locks = wiring.lock.named_locks(settings, self.database)
+        named_lock.use(self._named_locks)
         replica = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._ledger = wiring.lock.ledger(settings, self.database, replica)
+        self.ledger = wiring.lock.ledger(settings, self.database, replica)
         self._executors = local_executors(settings, self.database)
-        self.runner = Runner(self._ledger, self._executors)
+        self.runner = Runner(self.ledger, self._executors)
+        self._definitions = wiring.store.definitions(settings, self.database)
         self.scheduler = ServiceScheduler(
             settings,
             self.runner,
             Cursors(self.database, replica),
-            wiring.store.definitions(self.database),
+            self._definitions,
             jobs,
             wiring.DEFAULT_EXECUTOR,
         )
@@ -74,6 +76,8 @@ class Service:
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 await self._claiming.aclose()
                 self.starting = f"the database does not answer: {type(error).__name__}"
+                if isinstance(error, ConnectionError):  # it says which server, and where
+                    self.starting = str(error)
                 _log.debug("start", exc_info=error)
             except AlreadyScheduling as error:
                 if not self._tried.is_set():
@@ -94,7 +98,7 @@ class Service:
                 if behind := await connection.run_sync(pending):
                     return f"the schema is behind ({', '.join(behind)}): run `make migrate`"
         if self.settings.scheduler_enabled:
-            await self._claiming.enter_async_context(wiring.lock.claiming(self._ledger))
+            await self._claiming.enter_async_context(wiring.lock.claiming(self.ledger))
             await self.scheduler.prepare()
             self.runner.start()
             self.scheduler.start()
@@ -120,5 +124,9 @@ class Service:
         await asyncio.gather(*(executor.close() for executor in self._executors.values()))
         await self._claiming.aclose()
         named_lock.use(None)
+        await asyncio.to_thread(self._named_locks.close)
+        await self.ledger.close()
+        if self._definitions:
+            await self._definitions.close()
         database.use(None)
         await self.database.close()

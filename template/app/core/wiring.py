@@ -11,8 +11,10 @@ DEFAULT_EXECUTOR = "processpool"
 LOCK_BACKEND = "database"
 
 
-class CoreSettings(database.DatabaseSettings):
+class CoreSettings(database.DatabaseSettings, store.StoreSettings, lock.LockSettings):
     """Every setting of the machinery; `app.settings.Settings` adds yours."""
+
+    service_name = SERVICE_NAME
 
 
 __all__ = ["CoreSettings", "database", "lock", "store"]

@@ -3,6 +3,8 @@
 import importlib
 import logging
 import os
+import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -19,12 +21,31 @@ from app.core.service import Service
 from app.settings import Settings
 
 servers = importlib.import_module(f"tests.core.servers.{wiring.DATABASE}")
+_FURTHER = [
+    name for name in Settings.model_fields if re.fullmatch("(job_store|lock|broker)_url", name)
+]
+_further = importlib.import_module("tests.core.servers.valkey") if _FURTHER else None
 # Tests read nothing of the developer's: no .env, and no variables but the server's, read above.
 Settings.model_config["env_file"] = None
 for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
 Declare = Callable[..., Job]
 Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+def further_urls() -> dict[str, SecretStr]:
+    """Of the servers beside the database that this service needs, each with nothing on it."""
+    return {name: SecretStr(_further.new(name.upper())) for name in _FURTHER if _further}
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    """For a process of the service on the same servers."""
+    urls = {
+        name.upper(): getattr(settings, name).get_secret_value()
+        for name in ("database_url", *_FURTHER)
+    }
+    path = os.pathsep.join(filter(None, sys.path))
+    return {**os.environ, **urls, "PYTHONPATH": path, **more}
 
 
 @pytest.fixture
@@ -51,7 +72,7 @@ def make_settings(
 
     def make(**changes: Any) -> Settings:
         url = changes.pop("database_url", None) or new_database()
-        made = Settings(database_url=SecretStr(url), **{**defaults, **changes})
+        made = Settings(**{"database_url": SecretStr(url), **further_urls(), **defaults, **changes})
         return made.model_copy(update=lease)
 
     return make
@@ -67,7 +88,7 @@ async def database(settings: Settings, anyio_backend: str) -> AsyncIterator[Data
     """The test's database, open as it is in a started service."""
     opened = Database(settings, wiring.database.DIALECT)
     current_database.use(opened)
-    named_lock.use(wiring.lock.named_locks(opened))
+    named_lock.use(wiring.lock.named_locks(settings, opened))
     yield opened
     await opened.close()
     current_database.use(None)

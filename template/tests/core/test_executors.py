@@ -14,7 +14,7 @@ from app.core.scheduling import Job
 from app.core.service import Service
 from app.settings import Settings
 from tests.core import sample_jobs
-from tests.core.fixtures import Scheduling
+from tests.core.fixtures import Scheduling, further_urls
 from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
@@ -32,8 +32,8 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def service(new_database: Callable[[], str], anyio_backend: str) -> AsyncIterator[Service]:
     """One for all tests here: its worker processes are started once."""
-    url = SecretStr(new_database())
-    service = Service(Settings(environment="test", database_url=url, max_workers=3), {})
+    urls: dict[str, Any] = {"database_url": SecretStr(new_database()), **further_urls()}
+    service = Service(Settings(environment="test", max_workers=3, **urls), {})
     await service.start()
     yield service
     await service.stop()

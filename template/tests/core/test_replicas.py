@@ -1,7 +1,6 @@
 """Several processes on one database: each fire once, and one word for all of them."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +13,7 @@ import pytest
 from app.core.scheduling import Job, interval
 from app.core.scheduling.cursors import Cursors
 from app.settings import Settings
-from tests.core.fixtures import Scheduling
+from tests.core.fixtures import Scheduling, environment
 from tests.core.waiting import outcomes, until
 
 pytestmark = pytest.mark.anyio
@@ -29,14 +28,9 @@ async def test_two_processes_on_one_database_run_each_fire_once(
     settings: Settings, tmp_path: Path
 ) -> None:
     file = tmp_path / "notes"
-    environment = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "FILE": str(file),
-    }
     command = [sys.executable, "-m", "tests.core.replica"]
-    replicas = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    process = environment(settings, FILE=str(file))
+    replicas = [subprocess.Popen(command, env=process) for _ in range(2)]
     try:
 
         async def both_have_run() -> bool:

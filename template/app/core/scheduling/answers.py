@@ -13,12 +13,14 @@ class Fire:
     """One fire time of one job. `active_key` is None where runs may overlap.
 
     Unless it may be `late`, it is claimed within a lease of its time, or left to the cursor.
+    `fence` is given where it does not come with the claim.
     """
 
     job: str
     time: int
     active_key: str | None
     late: bool = True
+    fence: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Recovery:
         for row in await self._ledger.expired():
             entry = self._find(row.job)
             if entry is None:
-                if row.age > self._ledger.window + self._lease:
+                if row.now - row.fire_time > self._ledger.window + self._lease:
                     await self._ledger.give_up(row.fence, "no version of the service knows it")
             else:
                 await self._again(entry, row)
@@ -58,7 +58,7 @@ class Recovery:
                 return
         if self._runner.free(entry.executor) <= 0:
             return
-        if won := await self._ledger.take_over(row.fence, entry.active_key, attempts):
+        if won := await self._ledger.take_over(row, entry.active_key, attempts):
             _log.warning("%s %s: taken over", row.job, moment(row.fire_time).isoformat())
             settled = functools.partial(self._settled, entry)
             self._runner.resume(entry, row.fire_time, won, attempts, settled)

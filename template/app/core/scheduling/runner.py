@@ -113,11 +113,12 @@ class Runner:
                         self._take(waiting, claim)
             except Exception as error:
                 # What is due stays in line; the web part goes on.
-                _log.warning("claims wait for the database: %s", error)
+                _log.warning("claims wait: %s", error)
                 await asyncio.sleep(_RETRY)
                 self._wake.set()
 
-    def _wake_in(self, seconds: float) -> None:
+    def _ask_again(self, waiting: _Waiting, seconds: float) -> None:
+        waiting.not_before = time.monotonic() + seconds
         asyncio.get_running_loop().call_later(seconds, self._wake.set)
 
     def _next_batch(self) -> list[_Waiting]:
@@ -139,8 +140,11 @@ class Runner:
     def _take(self, waiting: _Waiting, claim: Claim) -> None:
         entry, at = waiting.entry, waiting.time
         if isinstance(claim, Early):
-            waiting.not_before = time.monotonic() + claim.seconds
-            self._wake_in(claim.seconds)
+            self._ask_again(waiting, claim.seconds)
+            return
+        if entry.once and claim == Taken(settled=False):
+            # No cursor sees to it if whoever has it dies before that is in the ledger.
+            self._ask_again(waiting, self.ledger.patience / 1e6)
             return
         self._waiting.pop((entry.key, at), None)
         match claim:
