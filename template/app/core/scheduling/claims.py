@@ -1,12 +1,13 @@
 """Claims: of all replicas, one gets to run a fire. One row of the ledger for each."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Integer,
     Row,
     String,
     Subquery,
@@ -27,6 +28,7 @@ from app.core.scheduling.answers import (
     Claim,
     Early,
     Fire,
+    Message,
     Outcome,
     Paused,
     Refused,
@@ -47,9 +49,11 @@ _columns: Mapping[str, TypeEngine[Any]] = {
     "fire_time": BigInteger(),
     "active_key": String(),
     "fence": BigInteger(),
+    "sent": Integer(),
     "outcome": String(),
 }
 Asked = dict[int, Fire]
+Outbox = Callable[[AsyncConnection, Sequence[Message]], Awaitable[None]]
 
 
 class Claims:
@@ -75,6 +79,8 @@ class Claims:
         self._lease = int(lease * 1e6) if lease else 100 * 365 * 86_400 * 1_000_000
         self.suspended = False
         """Set while it is not certain that this process may make claims."""
+        self.outbox: Outbox = _no_outbox
+        """Sends messages within the transaction that claims their fires."""
         self._now = database.dialect.now()
         self._insert = database.dialect.insert(job_runs)
 
@@ -159,6 +165,7 @@ class Claims:
             "outcome": batch.c.outcome,
             "active_key": case((running, batch.c.active_key)),
             "lease_until": case((running, self._now + self._lease)),
+            "sent": batch.c.sent,
             "claimed_at": case((running, self._now)),
             "finished_at": case((running, null()), else_=self._now),
         }
@@ -173,12 +180,17 @@ class Claims:
             .returning(_run.job, _run.fire_time, _run.fence, _run.id)
         )
         given = [(p, fire, outcome) for p, (fire, outcome) in inserts.items()]
-        dead = [(fence, await self._spare_fence()) for fence in corpses]
-        async with self.database.writing(alone=not dead) as connection:
+        dead = [(fence, await self.spare_fence()) for fence in corpses]
+        queued = [fire for _, fire, outcome in given if fire.message and not outcome]
+        async with self.database.writing(alone=not (dead or queued)) as connection:
             for fence, spare in dead:
                 await self._release_corpse(connection, fence, spare)
             done = (await connection.execute(statement, {"batch": _json(given)})).all()
-        rows = {(row.job, row.fire_time): row for row in done}
+            rows = {(row.job, row.fire_time): row for row in done}
+            won = [(fire, row) for fire in queued if (row := rows.get((fire.job, fire.time)))]
+            if won:
+                messages = [{**(fire.message or {}), "fence": row.fence} for fire, row in won]
+                await self.outbox(connection, messages)
         answers: dict[int, Claim] = {}
         for position, fire, outcome in given:
             if row := rows.get((fire.job, fire.time)):
@@ -198,7 +210,7 @@ class Claims:
         """The fence of a new claim."""
         return self.database.dialect.next_fence(batch.c.position)
 
-    async def _spare_fence(self) -> ColumnElement[int] | int:
+    async def spare_fence(self) -> ColumnElement[int] | int:
         """A fence that nobody holds: it ends the right of whoever held the one before."""
         return self.database.dialect.next_fence()
 
@@ -213,6 +225,10 @@ def _is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
     return and_(schedule.paused_at.is_not(None), ends)
 
 
+async def _no_outbox(connection: AsyncConnection, messages: Sequence[Message]) -> None:
+    """Nothing waits for a worker where all runs are this process's own."""
+
+
 def _json(fires: Iterable[tuple[Any, ...]]) -> str:
     return json.dumps(
         [
@@ -222,6 +238,7 @@ def _json(fires: Iterable[tuple[Any, ...]]) -> str:
                 "fire_time": fire.time,
                 "active_key": fire.active_key,
                 "fence": fire.fence,
+                "sent": 1 if fire.message and outcome == [None] else None,
                 "outcome": outcome[0] if outcome else None,
             }
             for position, fire, *outcome in fires

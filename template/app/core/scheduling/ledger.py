@@ -1,7 +1,7 @@
 """The ledger: what ran, and what became of it. One row for each fire; the last word on that."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -72,7 +72,7 @@ class Ledger(Claims):
                 finished_at=func.coalesce(_run.finished_at, self._now),
                 error=storable(error),
                 attempt=attempt,
-                attempts=_attempts(attempts),
+                attempts=as_text(attempts),
                 **release,
             )
             .returning(_run.outcome)
@@ -89,7 +89,7 @@ class Ledger(Claims):
     async def retry(self, fence: int, attempt: int, attempts: Sequence[dict[str, Any]]) -> bool:
         """Record a failed attempt, before the next one under the same claim."""
         mine = and_(_run.fence == fence, _run.outcome.is_(None))
-        values = {"attempt": attempt, "attempts": _attempts(attempts)}
+        values = {"attempt": attempt, "attempts": as_text(attempts)}
         return await self._changed(update(job_runs).where(mine).values(**values))
 
     async def hand_over(self, fence: int, attempts: Sequence[dict[str, Any]]) -> bool:
@@ -98,8 +98,8 @@ class Ledger(Claims):
         values = {
             "active_key": None,
             "lease_until": 0,
-            "attempts": _attempts(attempts),
-            "fence": await self._spare_fence(),
+            "attempts": as_text(attempts),
+            "fence": await self.spare_fence(),
         }
         return await self._changed(update(job_runs).where(mine).values(**values))
 
@@ -120,20 +120,29 @@ class Ledger(Claims):
         self, row: Row[Any], active_key: str | None, attempts: Sequence[dict[str, Any]]
     ) -> Won | None:
         """Run an expired run again, under a new fence. None: somebody else does, or it overlaps."""
+        values = {
+            "attempt": _run.attempt + 1,
+            "attempts": as_text(attempts),
+            "active_key": active_key,
+        }
+        return await self.acquire(row, _run.lease_until < self._now, values)
+
+    async def acquire(
+        self, row: Row[Any], condition: ColumnElement[bool], values: Mapping[str, Any]
+    ) -> Won | None:
+        """Make an open run ours that was last seen as `row`, with a new fence and a lease."""
         fence = await self._seize(row.job, row.fire_time, row.fence)
         if fence is None:
             return None
         statement = (
             update(job_runs)
-            .where(_run.fence == row.fence, _run.outcome.is_(None), _run.lease_until < self._now)
+            .where(_run.fence == row.fence, _run.outcome.is_(None), condition)
             .values(
                 fence=fence,
                 replica=self.replica,
-                attempt=_run.attempt + 1,
-                attempts=_attempts(attempts),
-                active_key=active_key,
                 lease_until=self._now + self._lease,
                 claimed_at=self._now,
+                **values,
             )
             .returning(_run.fence, _run.id, _run.attempt)
         )
@@ -204,5 +213,5 @@ def storable(text: str | None) -> str | None:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-def _attempts(attempts: Sequence[dict[str, Any]]) -> str | None:
+def as_text(attempts: Sequence[dict[str, Any]]) -> str | None:
     return json.dumps(list(attempts)) if attempts else None

@@ -61,7 +61,7 @@ class ReplicaScheduler(PassingScheduler):
         self._over: set[str] = set()
         self._known: dict[str, str] = {}
         self._runner = runner
-        runner.wanted = self.wanted
+        runner.wanted, runner.find = self.wanted, self.find
         self._one_poll = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
         self._accounted = float("-inf")
@@ -196,7 +196,7 @@ class ReplicaScheduler(PassingScheduler):
         if self._mirror and key in self._mirror.entries:
             return self._mirror.entries[key]
         job = self._own.find(key) or self._memory.find(key)
-        return self.entry(job) if job else None
+        return self.entry(job) if job else self._runner.remembered.get(key)
 
     def wanted(self, entry: Entry) -> bool:
         """Has it not been removed, while it waited to run?"""
