@@ -5,10 +5,10 @@ DEST ?= demo-service
 export PYTHONDONTWRITEBYTECODE :=
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench siblings
+.PHONY: help demo test test-redis check bench siblings
 
 help:
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/installed: pyproject.toml
 	@echo "Installing the tools into .venv ..."
@@ -22,6 +22,9 @@ demo: .venv/installed ## render the default service, install and run it: DEST=, 
 
 test: .venv/installed ## everything that CI runs
 	$(BIN)/python -m pytest -v -n 2 --dist worksteal
+
+test-redis: .venv/installed ## the variants with Redis on a redis-server of your machine
+	$(BIN)/python -m pytest -v -n 2 --dist worksteal tests/on_redis.py
 
 check: .venv/installed ## formatting, lint and types, of the template and of its own code
 	$(BIN)/python -m pytest -q tests/test_source.py

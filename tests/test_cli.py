@@ -12,11 +12,11 @@ import yaml
 from pytest_copie.plugin import Copie
 
 from tests.conftest import Render, commit, git, manifest
-from tests.variants import ROOT
+from tests.variants import PROFILES, ROOT
 
 
-def copier(*arguments: str, cwd: Path) -> str:
-    """Its messages; fails on any other exit code than 0."""
+def copier(*arguments: str, cwd: Path, code: int = 0) -> str:
+    """Its messages; fails on any other exit code than this."""
     done = subprocess.run(
         [sys.executable, "-m", "copier", *arguments],
         cwd=cwd,
@@ -26,7 +26,7 @@ def copier(*arguments: str, cwd: Path) -> str:
         timeout=120,
         env=os.environ,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stderr
 
 
@@ -69,6 +69,26 @@ def test_an_unknown_name_is_reported_by_copy_and_by_update(released: Path, tmp_p
     commit(tmp_path / "service")
     said = copier("update", "--defaults", "--vcs-ref", ":current:", *data, cwd=tmp_path / "service")
     assert told in said
+
+
+def test_a_profile_that_is_changed_later_moves_nothing_and_says_what_would(
+    released: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "service"
+    copier("copy", "--defaults", str(released), "service", cwd=tmp_path)
+    commit(folder)
+    same = ("update", "--defaults", "--vcs-ref", ":current:", "--data")
+    said = copier(*same, "profile=fleet", cwd=folder, code=1)
+    assert "database=sqlite is a file of one host, and a profile moves no answer" in said
+    assert "use --data database=postgresql with it" in said
+    copier(*same, "profile=fleet", "--data", "database=postgresql", cwd=folder)
+    for profile, axes in PROFILES.items():
+        commit(folder)
+        said = copier(*same, f"profile={profile}", cwd=folder)
+        assert "database=postgresql, job_store=database, executor=processpool" in said
+        moving = " ".join(f"--data {axis}={value}" for axis, value in axes.items())
+        moves = profile not in ("replicas-postgresql", "custom")
+        assert (f"copier update {moving}\n" in said) == moves
 
 
 def test_the_working_tree_renders_as_the_release_would(render: Render, tmp_path: Path) -> None:

@@ -15,6 +15,14 @@ CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding
 QUESTIONS: dict[str, dict[str, Any]] = {k: v for k, v in CONFIG.items() if not k.startswith("_")}
 AXES = ("database", "job_store", "executor", "lock_backend")
 Answers = dict[str, Any]
+_AXES_OF = {
+    "single": ("sqlite", "database", "processpool", "database"),
+    "replicas-postgresql": ("postgresql", "database", "processpool", "database"),
+    "replicas-redis": ("postgresql", "redis", "processpool", "redis"),
+    "fleet": ("postgresql", "database", "procrastinate", "database"),
+    "custom": ("sqlite", "database", "processpool", "database"),
+}
+PROFILES = {name: dict(zip(AXES, axes, strict=True)) for name, axes in _AXES_OF.items()}
 MAKE: Callable[..., list[Answers]] = make
 
 

@@ -37,7 +37,7 @@ from tests.core.waiting import until
 
 __all__ = ["line", "send", "sender", "worker"]
 pytestmark = pytest.mark.anyio
-STREAM = f"{{{wiring.SERVICE_NAME}}}:runs"
+STREAM = "{" + wiring.SERVICE_NAME + "}:runs"
 
 
 @pytest.fixture

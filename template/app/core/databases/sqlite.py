@@ -3,6 +3,7 @@
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr, field_validator
@@ -29,6 +30,9 @@ from app.core.databases import AlreadyScheduling, parsed
 from app.core.schema import job_runs
 from app.core.settings import ServiceSettings
 
+_MOUNTS = Path("/proc/mounts")
+_SHARED = ("nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "fuse.sshfs")
+
 
 class DatabaseSettings(ServiceSettings):
     database_url: SecretStr = SecretStr("sqlite:///./service.db")
@@ -43,7 +47,25 @@ class DatabaseSettings(ServiceSettings):
             )
         if make_url(parsed(value).get_secret_value()).database in (None, "", ":memory:"):
             raise ValueError("must name a file; for example DATABASE_URL=sqlite:///./service.db")
+        file = Path(make_url(value.get_secret_value()).database or "")
+        if (kind := _file_system(file, _MOUNTS)) in _SHARED:
+            raise ValueError(
+                f"lies on {kind}, a file system that several hosts share, and SQLite's locks hold "
+                "on one host only; name a local file, or run `copier update --data "
+                "database=postgresql`"
+            )
         return value
+
+
+def _file_system(file: Path, mounts: Path) -> str | None:
+    """The kind of file system that a file is on, where the system says so."""
+    if not mounts.exists():
+        return None
+    folder = file.resolve().parent
+    # A line of it: device, folder, kind, ...; the innermost folder counts.
+    fields = [line.split() for line in mounts.read_text(encoding="utf-8").splitlines()]
+    found = [(len(f[1]), f[2]) for f in fields if folder.is_relative_to(f[1])]
+    return max(found)[1] if found else None
 
 
 class Sqlite:

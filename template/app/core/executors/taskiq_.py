@@ -61,8 +61,11 @@ class _Taskiq:
         self._broker = broker
 
     async def open(self) -> None:
-        async with asyncio.timeout(_TIMEOUT):
-            await self._broker.startup()
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await self._broker.startup()
+        except Exception as error:  # each broker has its own
+            raise ConnectionError(f"the broker of BROKER_URL does not answer: {error!r}") from error
 
     async def close(self) -> None:
         await self._broker.shutdown()
