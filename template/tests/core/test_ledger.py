@@ -3,13 +3,14 @@
 import asyncio
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.core import wiring
 from app.core.database import Database
 from app.core.scheduling.answers import Early, Fire, Paused, Refused, Stale, Taken, Won
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.ledger import Ledger
+from app.core.schema import job_runs
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -162,3 +163,21 @@ async def test_a_run_can_be_given_back_or_given_up(ledger: Ledger, other: Ledger
     assert await other.give_up(row.fence, "nobody knows it")
     assert await other.expired() == []
     assert not await ledger.hand_over(won.fence, [])
+
+
+async def test_what_waited_for_workers_is_run_where_there_are_none_any_more(
+    ledger: Ledger, other: Ledger
+) -> None:
+    """As after `copier update` to another executor: nobody would run it, and its key was held."""
+    at = await now(ledger)
+    (sent,) = await ledger.claim([Fire("job", at, "job", message={"key": "job"})])
+    assert isinstance(sent, Won)
+    assert await other.expired() == []
+    async with ledger.database.writing() as connection:
+        await connection.execute(update(job_runs).values(lease_until=0))
+    (row,) = await other.expired()
+    assert row.sent == 1
+    taken = await other.take_over(row, "job", [])
+    assert taken
+    assert (taken.attempt, taken.fence > sent.fence) == (1, True)
+    assert await other.finish(taken.fence, "succeeded", attempt=1) == "succeeded"

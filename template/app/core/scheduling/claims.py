@@ -79,8 +79,8 @@ class Claims:
         self._lease = int(lease * 1e6) if lease else 100 * 365 * 86_400 * 1_000_000
         self.suspended = False
         """Set while it is not certain that this process may make claims."""
-        self.outbox: Outbox = _no_outbox
-        """Sends messages within the transaction that claims their fires."""
+        self.outbox: Outbox | None = None
+        """Where there are workers: sends to them, within the transaction that claims a fire."""
         self._now = database.dialect.now()
         self._insert = database.dialect.insert(job_runs)
 
@@ -188,7 +188,7 @@ class Claims:
             done = (await connection.execute(statement, {"batch": _json(given)})).all()
             rows = {(row.job, row.fire_time): row for row in done}
             won = [(fire, row) for fire in queued if (row := rows.get((fire.job, fire.time)))]
-            if won:
+            if won and self.outbox:
                 messages = [{**(fire.message or {}), "fence": row.fence} for fire, row in won]
                 await self.outbox(connection, messages)
         answers: dict[int, Claim] = {}
@@ -223,10 +223,6 @@ def _is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
     schedule = job_schedules.c
     ends = or_(schedule.paused_until.is_(None), schedule.paused_until > now)
     return and_(schedule.paused_at.is_not(None), ends)
-
-
-async def _no_outbox(connection: AsyncConnection, messages: Sequence[Message]) -> None:
-    """Nothing waits for a worker where all runs are this process's own."""
 
 
 def _json(fires: Iterable[tuple[Any, ...]]) -> str:

@@ -1,6 +1,7 @@
 """Claims fires here that run on workers: sent once, sent again if nobody takes them."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -107,9 +108,11 @@ class DispatchRunner(Runner):
         if row.fire_time < row.now - self.ledger.window:
             await self._queue.give_up(row)
             _log.error("%s: no worker took it in time", row.job)
-        elif entry := self.find(row.job):
+        elif (entry := self.find(row.job)) and entry.executor == self.engine.name:
             sent = await self._queue.send_again(row, _message(entry, row.fire_time))
             await self._committed([sent] if sent else [])
+        elif entry:  # by now it is declared to run here
+            await self.take_over(entry, row, json.loads(row.attempts or "[]"), lambda _: None)
 
     async def _committed(self, messages: Sequence[Message]) -> None:
         if not messages:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Update, and_, func, select, update
+from sqlalchemy import ColumnElement, Row, Update, and_, case, func, null, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from app.core.databases import Dialect
@@ -105,9 +105,11 @@ class Ledger(Claims):
 
     async def expired(self, limit: int = 100) -> Sequence[Row[Any]]:
         """Runs without an outcome whose holder is silent for longer than its lease."""
+        # Without workers, what still waits for one is to be run here.
+        ours = _run.sent.is_(None) if self.outbox else true()
         statement = (
             select(job_runs, self._now.label("now"))
-            .where(_run.outcome.is_(None), _run.sent.is_(None), _run.lease_until < self._now)
+            .where(_run.outcome.is_(None), ours, _run.lease_until < self._now)
             .order_by(_run.fire_time)
             .limit(limit)
         )
@@ -121,9 +123,10 @@ class Ledger(Claims):
     ) -> Won | None:
         """Run an expired run again, under a new fence. None: somebody else does, or it overlaps."""
         values = {
-            "attempt": _run.attempt + 1,
+            "attempt": _run.attempt + case((_run.sent.is_(None), 1), else_=0),
             "attempts": as_text(attempts),
             "active_key": active_key,
+            "sent": null(),
         }
         return await self.acquire(row, _run.lease_until < self._now, values)
 

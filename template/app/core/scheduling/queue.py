@@ -100,5 +100,6 @@ class Queue:
             if fence is None:
                 return None
             whole = {**message, "fence": fence}
+            assert self._ledger.outbox
             await self._ledger.outbox(connection, [whole])
             return whole

@@ -49,7 +49,8 @@ class Recovery:
 
     async def _again(self, entry: Entry, row: Row[Any]) -> None:
         attempts = json.loads(row.attempts) if row.attempts else []
-        if not attempts or attempts[-1]["attempt"] != row.attempt:  # not given back: it died
+        given_back = attempts and attempts[-1]["attempt"] == row.attempt
+        if row.sent is None and not given_back:  # it died
             attempts.append({"attempt": row.attempt, "outcome": "lost", "error": "its lease ended"})
             deaths = sum(past["outcome"] == "lost" for past in attempts)
             if entry.job.on_crash == "lost" or deaths >= _MOST_DEATHS:
