@@ -61,6 +61,8 @@ async def _scheduler(service: Service, enabled: bool) -> str:
     except (OSError, TimeoutError) as error:
         return f"nothing can be claimed: {error or type(error).__name__}"
     scheduler = service.scheduler
+    if scheduler.store_error:
+        return f"the job store does not answer: {scheduler.store_error}"
     stamps: dict[str, Any] = {"pass": scheduler.last_pass, "answer": scheduler.last_poll}
     for what, stamp in stamps.items():
         if stamp is None:

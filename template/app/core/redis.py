@@ -3,19 +3,19 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import redis
 from pydantic import SecretStr
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import MovedError, RedisError
 from redis.retry import Retry
 
 _TIMEOUT = 2.0
+_NO_URL = (TypeError, ValueError)
 # A connection that the server closed while it was idle is opened once more; redis-py's own ten
 # attempts held the caller for 59 s while the server was frozen.
 _ATTEMPTS = 1
@@ -28,8 +28,8 @@ class RedisUnavailable(ConnectionError):
 def redis_url(variable: str, value: SecretStr) -> SecretStr:
     """The URL, if it is one of Redis. Raises `ValueError`, without a word of it."""
     try:
-        redis.ConnectionPool.from_url(value.get_secret_value())
-    except ValueError:
+        redis.ConnectionPool.from_url(value.get_secret_value()).make_connection()
+    except _NO_URL:
         raise ValueError(
             f"must be the URL of a Redis or Valkey server; for example "
             f"{variable}=redis://:password@host:6379/0"
@@ -44,33 +44,43 @@ class RedisServer:
         self.prefix = "{" + service + "}:"
         self._variable = variable
         self._url = url.get_secret_value()
-        self._of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Redis] = WeakKeyDictionary()
+        self._of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Redis | RedisCluster]
+        self._of_loops = WeakKeyDictionary()
+        self._sync: redis.Redis | redis.RedisCluster | None = None
 
     async def run(self, script: str, keys: Sequence[str], *arguments: object) -> Any:
         """Run a Lua script; its keys are given without the prefix. Raises `RedisUnavailable`."""
-        loop = asyncio.get_running_loop()
+        loop, given = asyncio.get_running_loop(), (self._keys(keys), list(map(str, arguments)))
         if loop not in self._of_loops:
             retry = AsyncRetry(NoBackoff(), _ATTEMPTS)
             self._of_loops[loop] = Redis.from_url(self._url, retry=retry, **self._options)
         with self._answering():
-            return await self._of_loops[loop].register_script(script)(
-                self._keys(keys), list(map(str, arguments))
-            )
+            try:
+                return await self._of_loops[loop].register_script(script)(*given)
+            except MovedError:  # it is one of a cluster
+                await self._of_loops[loop].aclose()
+                self._of_loops[loop] = RedisCluster.from_url(self._url, **self._options)
+            return await self._of_loops[loop].register_script(script)(*given)
 
     def run_sync(self, script: str, keys: Sequence[str], *arguments: object) -> Any:
         """The same for synchronous code, in any thread."""
+        given = self._keys(keys), list(map(str, arguments))
+        if self._sync is None:
+            retry = Retry(NoBackoff(), _ATTEMPTS)
+            self._sync = redis.Redis.from_url(self._url, retry=retry, **self._options)
         with self._answering():
-            return self._client.register_script(script)(self._keys(keys), list(map(str, arguments)))
-
-    @cached_property
-    def _client(self) -> redis.Redis:
-        retry = Retry(NoBackoff(), _ATTEMPTS)
-        return redis.Redis.from_url(self._url, retry=retry, **self._options)
+            try:
+                return self._sync.register_script(script)(*given)
+            except MovedError:
+                self._sync.close()
+                self._sync = redis.RedisCluster.from_url(self._url, **self._options)
+            return self._sync.register_script(script)(*given)
 
     @property
     def _options(self) -> dict[str, Any]:
         timeouts = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
-        return {"decode_responses": True, **timeouts}
+        # What somebody else has written need not be text.
+        return {"decode_responses": True, "encoding_errors": "backslashreplace", **timeouts}
 
     def _keys(self, names: Sequence[str]) -> list[str]:
         return [self.prefix + name for name in names]
@@ -89,5 +99,6 @@ class RedisServer:
 
     def close_sync(self) -> None:
         """Close those of synchronous code."""
-        if client := self.__dict__.pop("_client", None):
-            client.close()
+        if self._sync is not None:
+            self._sync.close()
+            self._sync = None

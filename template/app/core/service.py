@@ -86,6 +86,11 @@ class Service:
                 if not self._tried.is_set():
                     raise
                 self.starting = str(error)
+            except Exception as error:
+                if not self._tried.is_set():
+                    raise
+                self.starting = f"an error, in the log: {error!r}"
+                _log.exception("the start failed; the next attempt follows")
             if self.starting is None:
                 return
             _log.warning("not started yet: %s", self.starting)

@@ -17,7 +17,7 @@ from app.core.scheduling.queue import Queue
 from app.core.scheduling.triggers import moment
 from app.core.service import Service
 from app.core.settings import InvalidSettings
-from app.core.stores import DefinitionChanged
+from app.core.stores import Definition, DefinitionChanged
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,9 @@ class Worker(Service):
         key, time = message["key"], message["fire_time"]
         try:
             job = find(message["job"])
+            definition = await self._definition(message)
+            if message.get("stored") and definition is None:
+                await self._queue.give_up(key, time, "cancelled")  # it was removed meanwhile
             started = None if self._stopping.is_set() else await self._queue.start(key, time)
         except Exception as error:
             # Its row stays as it is, and is sent again.
@@ -55,6 +58,10 @@ class Worker(Service):
         if started is None:
             return
         claim, attempts = started
+        if self._stopping.is_set():  # the drain has passed
+            past = {"attempt": claim.attempt, "outcome": "interrupted", "error": "a stop"}
+            await self.ledger.hand_over(claim.fence, [*attempts, past])
+            return
         settlements: list[Settlement] = []
         entry = Entry(
             key=key,
@@ -66,21 +73,25 @@ class Worker(Service):
         )
         await asyncio.wait({self.runner.resume(entry, time, claim, attempts, settlements.append)})
         if any(settlement.over for settlement in settlements):
-            await self._complete(key)
+            await self._complete(message)
 
-    async def _complete(self, key: str) -> None:
+    async def _definition(self, message: Message) -> Definition | None:
+        """What the job store has on it, if it is from there."""
+        if self.definitions is None or not message.get("stored"):
+            return None
+        definition = await self.definitions.get(message["key"].rpartition(":")[0])
+        return definition if definition and definition.key == message["key"] else None
+
+    async def _complete(self, message: Message) -> None:
         """A one-off job has its outcome: its definition goes."""
-        id, _, generation = key.rpartition(":")
-        if self.definitions is None or not generation.isdecimal():
-            return
         try:
-            definition = await self.definitions.get(id)
-            if definition and definition.key == key and definition.fire_time is not None:
+            definition = await self._definition(message)
+            if self.definitions and definition and definition.fire_time is not None:
                 await self.definitions.change(replace(definition, removed=True))
         except DefinitionChanged:
             pass  # its id is in use again
         except Exception as error:
-            _log.warning("%s is done, but still in the job store: %s", key, error)
+            _log.warning("%s is done, but in the job store: %s", message["key"], error)
 
     def stop_taking(self) -> None:
         """Take no more messages; what runs, runs on."""

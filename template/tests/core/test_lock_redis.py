@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 import redis
 from pydantic import SecretStr
+from sqlalchemy import update
 
 from app.core import wiring
 from app.core.database import Database
-from app.core.redis import RedisUnavailable
+from app.core.redis import RedisServer, RedisUnavailable
 from app.core.scheduling import Job, Run, lock
 from app.core.scheduling.answers import Early, Fire, Refused, Taken, Won
 from app.core.scheduling.execution import Execution
 from app.core.scheduling.ledger import Ledger
+from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core.fixtures import Scheduling, environment, servers
-from tests.core.servers.valkey import PREFIX
+from tests.core.servers.valkey import PREFIX, cluster
 from tests.core.test_ledger import leased, now
 from tests.core.waiting import runs, until
 
@@ -147,3 +149,50 @@ async def test_a_server_that_is_not_there_is_named(database: Database, settings:
     with pytest.raises(RedisUnavailable, match=r"the server of LOCK_URL: .*127\.0\.0\.1:1"):
         await ledger.check()
     await ledger.close()
+
+
+async def test_a_zombie_does_not_get_its_old_fence_back(
+    ledger: Ledger, brief: Ledger, server: redis.Redis
+) -> None:
+    """Frozen for longer than its lease, it wakes, and is asked to run the same fire once more."""
+    fire = Fire("job", await now(brief), "job")
+    (won,) = await brief.claim([fire])
+    assert isinstance(won, Won)
+    await asyncio.sleep(0.1)
+    (row,) = await ledger.expired()
+    again = await ledger.take_over(row, "job", [])
+    assert again
+    server.delete(f"{PREFIX}run:job:{fire.time}")  # as after a fail-over
+    assert await brief.beat([won.fence]) == set()
+    async with ledger.database.writing() as connection:
+        await connection.execute(update(job_runs).values(lease_until=1))
+    (row,) = await brief.expired()
+    third = await brief.take_over(row, "job", [])
+    assert third
+    assert third.fence > again.fence > won.fence
+
+
+async def test_many_who_live_do_not_hide_one_who_is_dead(ledger: Ledger) -> None:
+    at = await now(ledger)
+    await ledger.claim([Fire(f"job{n}", at, None) for n in range(5)])
+    async with ledger.database.writing() as connection:
+        await connection.execute(update(job_runs).values(lease_until=1))
+        dead = job_runs.c.job == "job4"
+        await connection.execute(update(job_runs).where(dead).values(lease_until=0))
+    assert [row.job for row in await ledger.expired(limit=2)] == ["job4"]
+
+
+async def test_a_node_of_a_cluster_is_enough(settings: Settings, database: Database) -> None:
+    """The other one has the slot: its clients are told, and ask there."""
+    with cluster() as urls:
+        for url in urls:
+            chosen = settings.model_copy(update={"lock_url": SecretStr(url)})
+            locks = wiring.lock.named_locks(chosen, database)
+            fence = await asyncio.to_thread(locks.acquire, "import", 30)
+            assert fence
+            assert await asyncio.to_thread(locks.acquire, "import", 30) is None
+            await asyncio.to_thread(locks.release, "import", fence)
+            await asyncio.to_thread(locks.close)
+            opened = RedisServer("LOCK_URL", SecretStr(url), "any")
+            assert await opened.run("return redis.call('INCR', KEYS[1])", ["x"])
+            await opened.close()

@@ -4,17 +4,21 @@ import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from pydantic import SecretStr
 
-from app.core.scheduling import Job
+from app.core.redis import RedisServer
+from app.core.scheduling import Job, interval
 from app.core.stores import DefinitionChanged
 from app.settings import Settings
-from tests.core.fixtures import Scheduling, environment
+from tests.core.fixtures import Declare, Scheduling, environment
 from tests.core.servers.valkey import PREFIX
 from tests.core.test_store_shared import held, ids, note
-from tests.core.waiting import until
+from tests.core.waiting import outcomes, until
 
 pytestmark = pytest.mark.anyio
 __all__ = ["note"]
@@ -30,7 +34,7 @@ def server(settings: Settings) -> Iterator[redis.Redis]:
         yield client
 
 
-def put(server: redis.Redis, id: str, value: str) -> None:
+def put(server: redis.Redis, id: str, value: str | bytes) -> None:
     """An entry as somebody else may have written it."""
     version = server.incr(f"{PREFIX}job-version")
     server.hset(f"{PREFIX}jobs", id, value)
@@ -46,33 +50,41 @@ async def test_only_json_is_stored_below_one_prefix(
         job = await service.scheduler.add_job_async(
             note, "date", run_date=far, kwargs={"file": "x"}
         )
-        generation, _, text = str(server.hget(f"{PREFIX}jobs", job.id)).partition(" ")
+        generation, _, text = str(server.hget(f"{PREFIX}jobs", job.id)).split(" ", 2)
         assert int(generation) > 0
         assert json.loads(text)["kwargs"] == {"file": "x"}
         assert all(str(key).startswith(PREFIX) for key in server.scan_iter())
 
 
 async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
-    scheduling: Scheduling, note: Job, server: redis.Redis, caplog: pytest.LogCaptureFixture
+    scheduling: Scheduling,
+    settings: Settings,
+    note: Job,
+    server: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     whole = {**ENTRY, "paused": False, "removed": False}
-    forged = {
-        "code": f"1 {json.dumps({**whole, 'job': 'os.system'})}",
-        "pickle": "1 gASV",
-        "list": "1 [1]",
+    forged: dict[str, str | bytes] = {
+        "code": f"1 a {json.dumps({**whole, 'job': 'os.system'})}",
+        "pickle": "1 a gASV",
+        "bytes": b"1 a \xff\x80",
+        "deep": "1 a " + "[" * 200_000,
+        "list": "1 a [1]",
         "bare": json.dumps(whole),
-        "unknown": f"1 {json.dumps({**whole, 'trigger': {'type': 'never'}})}",
-        "typed": f"1 {json.dumps({**whole, 'fire_time': 'soon'})}",
-        "old": f"1 {json.dumps({**whole, 'surprise': 1})}",
+        "unknown": f"1 a {json.dumps({**whole, 'trigger': {'type': 'never'}})}",
+        "typed": f"1 a {json.dumps({**whole, 'fire_time': 'soon'})}",
+        "old": f"1 a {json.dumps({**whole, 'surprise': 1})}",
     }
     for id, value in forged.items():
         put(server, id, value)
-    put(server, "good", f"1 {json.dumps(whole)}")
+    put(server, "good", f"1 a {json.dumps(whole)}")
     async with scheduling() as service:
         assert await ids(service) == ["good"]
         assert held(service, "good")
+    with redis.Redis.from_url(environment(settings)["JOB_STORE_URL"]) as raw:
+        kept = {id: raw.hget(f"{PREFIX}jobs", id) for id in forged}
     for id, value in forged.items():
-        assert server.hget(f"{PREFIX}jobs", id) == value
+        assert kept[id] == (value if isinstance(value, bytes) else value.encode())
         assert f"job {id!r} in the job store is left alone" in caplog.text
 
 
@@ -114,14 +126,42 @@ async def test_a_store_that_lost_its_memory_is_told_of_and_goes_on(
         mirror = service.scheduler._mirror
         await until(lambda: asyncio.sleep(0.02, mirror and mirror._version))
         server.flushdb()
-
-        async def empty() -> bool:
-            return held(service, "before") is None
-
-        await until(empty)
-        assert "has lost what it had" in caplog.text
         await add(note, "interval", hours=1, id="after", kwargs={"file": "x"})
+        await until(lambda: asyncio.sleep(0.02, held(service, "before") is None))
+        assert "has lost what it had" in caplog.text
+        assert held(service, "after")
         assert await ids(service) == ["after"]
+
+
+async def test_a_call_that_is_sent_twice_writes_once(
+    scheduling: Scheduling, note: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the server is slow, and the first answer does not arrive."""
+    whole = RedisServer.run
+
+    async def twice(self: RedisServer, *arguments: Any) -> Any:
+        await whole(self, *arguments)
+        return await whole(self, *arguments)
+
+    monkeypatch.setattr(RedisServer, "run", twice)
+    async with scheduling() as service:
+        added = await service.scheduler.add_job_async(
+            note, "interval", hours=1, id="once", kwargs={"file": "x"}
+        )
+        assert added.id == "once"
+        assert (await service.scheduler.pause_job_async("once")).next_run_time is None
+
+
+async def test_the_declared_jobs_go_on_without_the_store(
+    scheduling: Scheduling, declare: Declare, settings: Settings, note: Job, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "notes")
+    often = declare(note.function, interval(seconds=0.2), executor="asyncio", kwargs={"file": file})
+    gone = settings.model_copy(update={"job_store_url": SecretStr("redis://127.0.0.1:1/0")})
+    async with scheduling(often, settings=gone) as service:
+        assert "succeeded" in await outcomes(service.database, "note", 2)
+        assert "the server of JOB_STORE_URL" in str(service.scheduler.store_error)
+        assert service.starting is None
 
 
 async def test_many_jobs_are_read_in_pages(

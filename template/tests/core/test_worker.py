@@ -200,6 +200,47 @@ async def test_a_frozen_worker_changes_nothing_when_it_comes_back(
     assert ["ended", "1"] not in [line[1:3] for line in lines(notes)]
 
 
+async def test_a_job_that_is_paused_while_it_waits_does_not_run_until_it_is_resumed(
+    scheduling: Scheduling, settings: Settings, notes: Path
+) -> None:
+    async with scheduling(replace(brief, schedule=SOON)) as here:
+        await until(lambda: runs(here.database, "brief"))
+        await here.scheduler.pause_job_async("brief")
+        async with working(settings) as worker:
+            (row, *_) = await runs(here.database, "brief")
+            message = {"key": "brief", "job": "brief", "kwargs": {}, "fire_time": row.fire_time}
+            await worker.handle(message)
+            assert lines(notes) == []
+            await here.scheduler.resume_job_async("brief")
+            await worker.handle(message)
+            await noted(notes)
+
+
+async def test_a_run_that_starts_while_its_worker_stops_is_given_back(
+    scheduling: Scheduling, settings: Settings, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scheduling() as here:
+        id = await ask(here, brief)
+        await until(lambda: runs(here.database, id))
+        (row,) = await runs(here.database, id)
+        worker = Worker(settings, JOBS)
+        start = worker._queue.start
+
+        async def start_late(*arguments: Any) -> Any:
+            started = await start(*arguments)
+            worker.stop_taking()
+            return started
+
+        monkeypatch.setattr(worker._queue, "start", start_late)
+        message = {"key": row.job, "job": "brief", "kwargs": {}, "fire_time": row.fire_time}
+        await worker.handle(message)
+        await worker.stop()
+        assert lines(notes) == []
+    async with scheduling() as here:
+        (row,) = await runs(here.database, id)
+        assert [past["outcome"] for past in json.loads(row.attempts)] == ["interrupted"]
+
+
 async def test_what_no_worker_takes_within_the_catch_up_window_is_missed(
     scheduling: Scheduling,
 ) -> None:
@@ -219,8 +260,10 @@ async def test_what_no_worker_takes_within_the_catch_up_window_is_missed(
 async def test_a_job_that_still_waits_or_runs_lets_the_next_fire_pass(
     scheduling: Scheduling,
 ) -> None:
+    """However long it waits: what nobody has begun is no corpse."""
     async with scheduling(replace(brief, schedule=interval(seconds=0.2))) as here:
-        assert set(await outcomes(here.database, "brief", 2)) == {"skipped"}
+        assert set(await outcomes(here.database, "brief", 8)) == {"skipped"}
+        assert len([row for row in await runs(here.database, "brief") if row.active_key]) == 1
 
 
 async def test_a_replica_that_died_with_what_it_had_queued_costs_nothing(

@@ -9,7 +9,7 @@ from app.settings import Settings
 from tests.core.fixtures import Scheduling
 from tests.core.test_store_shared import ids
 from tests.core.test_worker import lines, notes, working
-from tests.core.waiting import outcomes, until
+from tests.core.waiting import outcomes, runs, until
 from tests.core.working import brief
 
 pytestmark = pytest.mark.anyio
@@ -38,3 +38,15 @@ async def test_a_recurring_job_stays(
         await here.scheduler.add_job_async(brief, "interval", seconds=0.2, id="often")
         await until(lambda: asyncio.sleep(0.02, len(lines(notes)) >= 2))
         assert await ids(here) == ["often"]
+
+
+async def test_a_job_that_is_removed_while_it_waits_does_not_run(
+    scheduling: Scheduling, settings: Settings, notes: Path
+) -> None:
+    async with scheduling() as here:
+        job = await here.scheduler.add_job_async(brief)
+        await until(lambda: runs(here.database, job.id))
+        await here.scheduler.remove_job_async(job.id)
+        async with working(settings):
+            assert await outcomes(here.database, job.id) == ["cancelled"]
+    assert lines(notes) == []

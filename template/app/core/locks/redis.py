@@ -96,7 +96,8 @@ class RedisLedger(Ledger):
             key = _run_key(fire.job, fire.time)
             match answers[position]:
                 case Won():
-                    self._held[fire.fence] = key
+                    if fire.message is None:  # else it is a worker's, later
+                        self._held[fire.fence] = key
                 case Taken(settled=True) | Refused():
                     free.append((key, fire.fence, scripts.DONE))
                 case _:
@@ -106,21 +107,29 @@ class RedisLedger(Ledger):
 
     async def beat(self, fences: Sequence[int]) -> set[int]:
         held = [fence for fence in fences if fence in self._held]
-        if not held:
-            return set()
-        keys = [self._held[fence] for fence in held]
-        kept = await self._redis.run(scripts.BEAT, keys, self._lease_ms, *map(self._claim, held))
-        return {held[position - 1] for position in kept}
+        answers = await self._beat(scripts.BEAT, held)
+        if gone := [fence for fence in held if answers[fence] == "gone"]:
+            ours = await super().beat(gone)
+            answers |= await self._beat(scripts.REVIVE, sorted(ours))
+        return {fence for fence, answer in answers.items() if answer == "kept"}
+
+    async def _beat(self, script: str, fences: Sequence[int]) -> dict[int, str]:
+        if not fences:
+            return {}
+        keys = [self._held[fence] for fence in fences]
+        claims = map(self._claim, fences)
+        answers = await self._redis.run(script, keys, self._lease_ms, *claims)
+        return dict(zip(fences, answers, strict=True))
 
     async def finish(self, fence: int, outcome: Outcome, **more: Any) -> Outcome | None:
         stands = await super().finish(fence, outcome, **more)
         if not more.get("still_running"):
-            await self._let_go(fence, scripts.DONE)
+            await self._let_go(fence, scripts.DONE if stands else "")
         return stands
 
     async def release(self, fence: int) -> bool:
         released = await super().release(fence)
-        await self._let_go(fence, scripts.DONE)
+        await self._let_go(fence, scripts.DONE if released else "")
         return released
 
     async def hand_over(self, fence: int, attempts: Sequence[dict[str, Any]]) -> bool:
@@ -145,7 +154,7 @@ class RedisLedger(Ledger):
     async def _seize(self, job: str, time: int, fence: int) -> int | None:
         keys = ["fence", _run_key(job, time)]
         new = await self._redis.run(scripts.SEIZE, keys, self.replica, self._lease_ms, fence)
-        return int(new) if new else None
+        return int(new) if new and int(new) not in self._held else None
 
     async def _alive(self, rows: Sequence[Row[Any]]) -> set[int]:
         alive = await super()._alive(rows)  # those that were claimed within a lease

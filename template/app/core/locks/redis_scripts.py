@@ -38,7 +38,8 @@ local held = redis.call('GET', KEYS[2])
 if held then
   local fence, owner = string.match(held, '^(%d+):(.*)$')
   if fence ~= ARGV[3] then
-    return owner == ARGV[1] and fence
+    -- Ours already, if this call is sent twice since its first answer did not arrive.
+    return owner == ARGV[1] and tonumber(fence) > tonumber(ARGV[3]) and fence
   end
 end
 local fence = grant(KEYS[1])
@@ -48,15 +49,23 @@ return fence
 )
 SPARE = GRANT + "return grant(KEYS[1])"
 BEAT = """
-local kept = {}
+local answers = {}
 for i, key in ipairs(KEYS) do
   local held = redis.call('GET', key)
-  if not held or held == ARGV[i + 1] then
-    redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1])
-    kept[#kept + 1] = i
+  if held == ARGV[i + 1] then
+    redis.call('PEXPIRE', key, ARGV[1])
   end
+  answers[i] = not held and 'gone' or held == ARGV[i + 1] and 'kept' or 'taken'
 end
-return kept
+return answers
+"""
+# A lease that has ended, but that nobody else has; asked once the ledger has said so, too.
+REVIVE = """
+local answers = {}
+for i, key in ipairs(KEYS) do
+  answers[i] = redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1], 'NX') and 'kept' or 'taken'
+end
+return answers
 """
 RELEASE = """
 for i, key in ipairs(KEYS) do

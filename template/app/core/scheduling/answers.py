@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Message = Mapping[str, Any]
-"""JSON for a worker: the claim's `key`, the `job`'s id, `kwargs`, `fire_time`, `fence`."""
+"""JSON for a worker: the claim's `key`, the `job`'s id, `kwargs`, `fire_time`, `fence`.
+
+`stored`: the job has a definition in the job store, that may be removed meanwhile.
+"""
 
 Outcome = Literal[
     "succeeded", "failed", "timed_out", "cancelled", "interrupted", "skipped", "missed", "lost"

@@ -102,6 +102,8 @@ class Claims:
             rows = await self._look(asked)
             holders = [row for row in rows if row.fence is not None and row.id is None]
             alive = await self._alive(holders) if holders else set()
+            # What waits for a worker has no holder yet who could die.
+            alive |= {row.fence for row in holders if row.sent is not None}
             inserts: dict[int, tuple[Fire, Outcome | None]] = {}
             corpses: set[int] = set()
             for row in rows:
@@ -139,7 +141,8 @@ class Claims:
                 holder.c.job,
                 holder.c.fire_time,
                 holder.c.lease_until,
-                _is_paused(self._now).label("paused"),
+                holder.c.sent,
+                is_paused(self._now).label("paused"),
                 self._now.label("now"),
             )
             .select_from(batch)
@@ -169,7 +172,7 @@ class Claims:
             "claimed_at": case((running, self._now)),
             "finished_at": case((running, null()), else_=self._now),
         }
-        paused = exists().where(job_schedules.c.job == batch.c.job, _is_paused(self._now))
+        paused = exists().where(job_schedules.c.job == batch.c.job, is_paused(self._now))
         statement = (
             self._insert.from_select(
                 list(values),
@@ -201,7 +204,7 @@ class Claims:
         self, connection: AsyncConnection, fence: int, spare: ColumnElement[int] | int
     ) -> None:
         """Free the key of a dead holder. Its fire is still owed: recovery runs it later."""
-        expired = and_(_run.fence == fence, _run.lease_until < self._now)
+        expired = and_(_run.fence == fence, _run.sent.is_(None), _run.lease_until < self._now)
         open_until = case((_run.outcome.is_(None), 0))
         freed = update(job_runs).where(expired)
         await connection.execute(freed.values(active_key=None, lease_until=open_until, fence=spare))
@@ -219,7 +222,8 @@ class Claims:
         return {row.fence for row in rows if row.lease_until >= row.now}
 
 
-def _is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
+def is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
+    """Of a row of job_schedules."""
     schedule = job_schedules.c
     ends = or_(schedule.paused_until.is_(None), schedule.paused_until > now)
     return and_(schedule.paused_at.is_not(None), ends)

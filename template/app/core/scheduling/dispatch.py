@@ -106,13 +106,15 @@ class DispatchRunner(Runner):
 
     async def _send_again(self, row: Row[Any]) -> None:
         if row.fire_time < row.now - self.ledger.window:
-            await self._queue.give_up(row)
+            await self._queue.give_up(row.job, row.fire_time, "missed")
             _log.error("%s: no worker took it in time", row.job)
         elif (entry := self.find(row.job)) and entry.executor == self.engine.name:
             sent = await self._queue.send_again(row, _message(entry, row.fire_time))
             await self._committed([sent] if sent else [])
         elif entry:  # by now it is declared to run here
             await self.take_over(entry, row, json.loads(row.attempts or "[]"), lambda _: None)
+        else:
+            await self._queue.send_again(row, None)
 
     async def _committed(self, messages: Sequence[Message]) -> None:
         if not messages:
@@ -128,7 +130,13 @@ class DispatchRunner(Runner):
 
 def _message(entry: Entry, time: int) -> Message:
     kwargs = entry.job.arguments(entry.args, entry.kwargs)
-    return {"key": entry.key, "job": entry.job.id, "kwargs": kwargs, "fire_time": time}
+    return {
+        "key": entry.key,
+        "job": entry.job.id,
+        "kwargs": kwargs,
+        "fire_time": time,
+        "stored": entry.origin == "store",
+    }
 
 
 def make_runner(ledger: Ledger, executors: Mapping[str, ExecutorBackend], engine: Engine) -> Runner:

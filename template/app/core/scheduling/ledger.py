@@ -103,20 +103,26 @@ class Ledger(Claims):
         }
         return await self._changed(update(job_runs).where(mine).values(**values))
 
-    async def expired(self, limit: int = 100) -> Sequence[Row[Any]]:
+    async def expired(self, limit: int = 1000) -> Sequence[Row[Any]]:
         """Runs without an outcome whose holder is silent for longer than its lease."""
         # Without workers, what still waits for one is to be run here.
         ours = _run.sent.is_(None) if self.outbox else true()
         statement = (
             select(job_runs, self._now.label("now"))
             .where(_run.outcome.is_(None), ours, _run.lease_until < self._now)
-            .order_by(_run.fire_time)
+            .order_by(_run.id)
             .limit(limit)
         )
-        async with self.database.reading() as connection:
-            rows = (await connection.execute(statement)).all()
-        alive = await self._alive(rows) if rows else set()
-        return [row for row in rows if row.fence not in alive]
+        dead: list[Row[Any]] = []
+        last = 0
+        while True:  # a page may be all alive, where leases are not the ledger's
+            async with self.database.reading() as connection:
+                rows = (await connection.execute(statement.where(_run.id > last))).all()
+            alive = await self._alive(rows) if rows else set()
+            dead += [row for row in rows if row.fence not in alive]
+            if len(rows) < limit or len(dead) >= limit:
+                return dead
+            last = rows[-1].id
 
     async def take_over(
         self, row: Row[Any], active_key: str | None, attempts: Sequence[dict[str, Any]]

@@ -39,6 +39,7 @@ class MirrorStore(TypedMemoryStore):
         self._schedule = schedule
         self._default_executor = default_executor
         self._version = 0
+        self._epoch = ""
         self._horizon = 0
         self._read_at = 0
         self._versions: deque[int] = deque(maxlen=2 * _FORGETS_AFTER)
@@ -53,9 +54,10 @@ class MirrorStore(TypedMemoryStore):
                 self.drop(id)
             self._version = self._horizon = 0
         changes = await self.definitions.changes(self._version, self._horizon, horizon)
-        if changes.version < self._version:
-            _log.error("the job store has lost what it had: its jobs are those it has now")
-            self._read_at = 0
+        if changes.epoch != self._epoch:
+            if self._version:
+                _log.error("the job store has lost what it had: its jobs are those it has now")
+            self._epoch, self._read_at = changes.epoch, 0
             return await self.refresh()
         moved, self._version = horizon > self._horizon, changes.version
         self._horizon, self._read_at = horizon, now

@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, and_, null, select, update
+from sqlalchemy import Row, and_, exists, null, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.core.scheduling.answers import Message, Won
+from app.core.scheduling.answers import Message, Outcome, Won
+from app.core.scheduling.claims import is_paused
 from app.core.scheduling.ledger import Ledger, as_text
-from app.core.schema import job_runs
+from app.core.schema import job_runs, job_schedules
 
 _run = job_runs.c
 _LONGEST = 32
@@ -26,9 +27,10 @@ class Queue:
         self._lease = int((ledger.lease or 0) * 1e6)
 
     async def start(self, job: str, time: int) -> tuple[Won, list[dict[str, Any]]] | None:
-        """On a worker: run it under a lease. None: it is run already, or done; drop the message."""
+        """On a worker: run it under a lease. None: it is run already, done or paused; drop it."""
         waits = and_(_run.outcome.is_(None), _run.sent.is_not(None))
-        asked = select(job_runs).where(_run.job == job, _run.fire_time == time, waits)
+        paused = exists().where(job_schedules.c.job == job, is_paused(self._now))
+        asked = select(job_runs).where(_run.job == job, _run.fire_time == time, waits, ~paused)
         async with self._database.reading() as connection:
             row = (await connection.execute(asked)).one_or_none()
         if row is None:
@@ -55,8 +57,11 @@ class Queue:
         async with self._database.reading() as connection:
             return set((await connection.scalars(statement)).all())
 
-    async def send_again(self, row: Row[Any], message: Message) -> Message | None:
-        """Send what is overdue once more; each time it waits twice as long. None: another did."""
+    async def send_again(self, row: Row[Any], message: Message | None) -> Message | None:
+        """Send what is overdue once more; each time it waits twice as long. None: another did.
+
+        Without a message it waits as long, for a version that knows its job.
+        """
         pause = min(2**row.sent, _LONGEST) * self._lease
         values = {"sent": row.sent + 1, "lease_until": self._now + pause}
         return await self._send(row, _run.sent == row.sent, values, message)
@@ -82,22 +87,23 @@ class Queue:
         except IntegrityError:
             return None
 
-    async def give_up(self, row: Row[Any]) -> None:
-        """No worker took it within the catch-up window."""
-        values = {"outcome": "missed", "active_key": None, "lease_until": None, "sent": null()}
-        same = and_(_run.fence == row.fence, _run.outcome.is_(None), _run.sent == row.sent)
-        missed = update(job_runs).where(same).values(finished_at=self._now, **values)
+    async def give_up(self, job: str, time: int, outcome: Outcome) -> None:
+        """What still waits is not to run any more."""
+        values = {"outcome": outcome, "active_key": None, "lease_until": None, "sent": null()}
+        waits = and_(_run.outcome.is_(None), _run.sent.is_not(None))
+        same = and_(_run.job == job, _run.fire_time == time, waits)
+        ended = update(job_runs).where(same).values(finished_at=self._now, **values)
         async with self._database.writing(alone=True) as connection:
-            await connection.execute(missed)
+            await connection.execute(ended)
 
     async def _send(
-        self, row: Row[Any], condition: Any, values: dict[str, Any], message: Message
+        self, row: Row[Any], condition: Any, values: dict[str, Any], message: Message | None
     ) -> Message | None:
         same = and_(_run.fence == row.fence, _run.outcome.is_(None), _run.lease_until < self._now)
         statement = update(job_runs).where(same, condition).values(**values)
         async with self._database.writing() as connection:
             fence = await connection.scalar(statement.returning(_run.fence))
-            if fence is None:
+            if fence is None or message is None:
                 return None
             whole = {**message, "fence": fence}
             assert self._ledger.outbox

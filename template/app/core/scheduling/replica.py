@@ -66,6 +66,7 @@ class ReplicaScheduler(PassingScheduler):
         self._polling: asyncio.Task[None] | None = None
         self._accounted = float("-inf")
         self.last_poll: float | None = None
+        self.store_error: str | None = None
         plugs = {name: JobExecutor(runner, name) for name in runner.executors}
         self._memory, self._own = memory_store(), memory_store()
         self._not_shared = [] if self._mirror else [memory_store()]
@@ -110,7 +111,7 @@ class ReplicaScheduler(PassingScheduler):
             await asyncio.sleep(POLL / 2)
             try:
                 # Definitions twice as often: a change acts on all replicas within a second.
-                await (self._poll() if turn % 2 else self._refresh())
+                await (self._poll() if turn % 2 else self._refresh(quietly=True))
             except Exception as error:
                 _log.warning("the scheduler waits: %s", error)
 
@@ -119,15 +120,22 @@ class ReplicaScheduler(PassingScheduler):
         async with self._one_poll:
             await self._read_shared()
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, quietly: bool = False) -> None:
+        """Read the job store. If it is away, the declared jobs go on all the same."""
         async with self._one_poll:
-            if self._mirror and await self._mirror.refresh():
-                self.wakeup()
+            try:
+                if self._mirror and await self._mirror.refresh():
+                    self.wakeup()
+                for key in list(self._over):
+                    await self._shared.complete(key)
+                    self._over.discard(key)
+                self.store_error = None
+            except Exception as error:
+                self.store_error = str(error) or type(error).__name__
+                if not quietly:
+                    _log.warning("the job store does not answer: %s", self.store_error)
 
     async def _read_shared(self) -> None:
-        for key in list(self._over):
-            await self._shared.complete(key)
-            self._over.discard(key)
         recurring = {**self._triggers, **(self._mirror.recurring() if self._mirror else {})}
         await self._register(recurring)
         rows = await self._cursors.all()

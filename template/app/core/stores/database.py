@@ -16,6 +16,7 @@ from app.core.stores.protocol import Changes
 
 _row = job_definitions.c
 _PAGE = 500
+_UNREADABLE = (ValueError, RecursionError)
 
 
 class StoreSettings(ServiceSettings):
@@ -120,7 +121,7 @@ def _write(definition: Definition) -> dict[str, Any]:
 def _read(row: Row[Any]) -> Definition | None:
     try:
         kwargs, trigger = json.loads(row.kwargs), json.loads(row.trigger)
-    except ValueError:
+    except _UNREADABLE:
         return None
     if not isinstance(kwargs, dict) or not isinstance(trigger, dict):
         return None

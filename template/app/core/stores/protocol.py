@@ -34,6 +34,8 @@ class Changes(NamedTuple):
     definitions: Sequence[Definition]
     unreadable: Sequence[str]
     """Entries of which this version can make nothing: left alone, and shown."""
+    epoch: str = ""
+    """Another one: the store has lost what it had, and read it all again."""
 
 
 class DefinitionStore(Protocol):

@@ -5,6 +5,7 @@ Each is JSON in the hash `jobs`; `job-versions` has the version of each, removed
 """
 
 import json
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -17,9 +18,17 @@ from app.core.stores import Definition, DefinitionChanged, DefinitionStore
 from app.core.stores.protocol import Changes
 
 _PAGE = 500
-_UNREADABLE = (TypeError, ValueError)
+_UNREADABLE = (TypeError, ValueError, RecursionError)
 _STORED = ("job", "kwargs", "trigger", "fire_time", "paused", "removed")
-_KEYS = ("job-version", "jobs", "job-versions", "job-due", "job-recurring", "job-removed")
+_KEYS = (
+    "job-version",
+    "jobs",
+    "job-versions",
+    "job-due",
+    "job-recurring",
+    "job-removed",
+    "job-epoch",
+)
 
 
 class StoreSettings(ServiceSettings):
@@ -35,8 +44,15 @@ def definitions(settings: StoreSettings, database: Database) -> DefinitionStore 
     return _RedisStore(RedisServer("JOB_STORE_URL", settings.job_store_url, settings.service_name))
 
 
-_READ = """
-local answer = {redis.call('GET', KEYS[1]) or '0'}
+# Set once; another one shows that the server has lost its memory.
+_EPOCH = """
+local clock = redis.call('TIME')
+redis.call('SET', KEYS[7], clock[1] .. '.' .. clock[2], 'NX')
+"""
+_READ = (
+    _EPOCH
+    + """
+local answer = {redis.call('GET', KEYS[7]), redis.call('GET', KEYS[1]) or '0'}
 local function add(ids)
   for _, id in ipairs(ids) do
     answer[#answer + 1] = id
@@ -45,6 +61,7 @@ local function add(ids)
   end
 end
 """
+)
 _CHANGES = (
     _READ
     + """
@@ -68,22 +85,28 @@ return answer
 )
 _ONE = _READ + "add({ARGV[1]}) return answer"
 # A version is never smaller than the server's clock: it grows even over a loss of memory.
-_WRITE = """
-local id, expected, generation, due = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
+_WRITE = (
+    _EPOCH
+    + """
+local id, expected, generation, due, token = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
+local stored = redis.call('HGET', KEYS[2], id)
+if stored and string.match(stored, '^%d+ (%x+) ') == token then
+  -- Sent twice, since the first answer did not arrive.
+  return {redis.call('ZSCORE', KEYS[3], id), string.match(stored, '^%d+')}
+end
 local live = redis.call('SISMEMBER', KEYS[5], id) == 1 or redis.call('ZSCORE', KEYS[4], id)
 if expected == 'free' and live then
   return false
 elseif tonumber(expected) and redis.call('ZSCORE', KEYS[3], id) ~= expected then
   return false
 end
-local clock = redis.call('TIME')
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local version = string.format('%.0f', math.max(last + 1, clock[1] * 1000000 + clock[2]))
 if generation == '0' then
   generation = version
 end
 redis.call('SET', KEYS[1], version)
-redis.call('HSET', KEYS[2], id, generation .. ' ' .. ARGV[3])
+redis.call('HSET', KEYS[2], id, generation .. ' ' .. token .. ' ' .. ARGV[3])
 redis.call('ZADD', KEYS[3], version, id)
 redis.call('ZREM', KEYS[4], id)
 redis.call('SREM', KEYS[5], id)
@@ -95,8 +118,9 @@ elseif due == 'recurring' then
 else
   redis.call('ZADD', KEYS[4], due, id)
 end
-return version
+return {version, generation}
 """
+)
 _PURGE = """
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', ARGV[1])) do
   redis.call('HDEL', KEYS[2], id)
@@ -111,9 +135,10 @@ class _RedisStore:
         self._redis = redis
 
     async def changes(self, version: int, seen: int, horizon: int) -> Changes:
-        newest, read = await self._read(_CHANGES, version, seen, horizon)
+        epoch, newest, read = await self._read(_CHANGES, version, seen, horizon)
         good = [definition for _, _, definition in read if definition]
-        return Changes(newest, good, [id for id, _, definition in read if definition is None])
+        bad = [id for id, _, definition in read if definition is None]
+        return Changes(newest, good, bad, epoch)
 
     async def add(self, definition: Definition, *, replace: bool) -> Definition:
         new = await self._write(definition, "any" if replace else "free", generation=0)
@@ -128,7 +153,7 @@ class _RedisStore:
         return new
 
     async def get(self, id: str) -> Definition | None:
-        _, ((_, _, definition),) = await self._read(_ONE, id)
+        *_, ((_, _, definition),) = await self._read(_ONE, id)
         return None if definition is None or definition.removed else definition
 
     async def purge(self, version: int) -> None:
@@ -137,7 +162,7 @@ class _RedisStore:
     async def all(self) -> AsyncIterator[Definition]:
         last = 0
         while True:
-            _, page = await self._read(_PAGE_OF, last, _PAGE)
+            *_, page = await self._read(_PAGE_OF, last, _PAGE)
             for _, _, definition in page:
                 if definition and not definition.removed:
                     yield definition
@@ -150,18 +175,19 @@ class _RedisStore:
 
     async def _read(
         self, script: str, *arguments: object
-    ) -> tuple[int, list[tuple[str, int, Definition | None]]]:
-        newest, *found = await self._redis.run(script, _KEYS, *arguments)
-        versions = map(int, found[1::3])
+    ) -> tuple[str, int, list[tuple[str, int, Definition | None]]]:
+        epoch, newest, *found = await self._redis.run(script, _KEYS, *arguments)
+        versions = (int(float(score)) for score in found[1::3])
         entries = zip(found[::3], versions, found[2::3], strict=True)
-        return int(newest), [(id, version, _parse(id, version, v)) for id, version, v in entries]
+        read = [(id, version, _parse(id, version, value)) for id, version, value in entries]
+        return epoch, int(newest), read
 
     async def _write(
         self, definition: Definition, expected: str, generation: int
     ) -> Definition | None:
         due = "recurring" if definition.fire_time is None else str(definition.fire_time)
         stored = {name: getattr(definition, name) for name in _STORED}
-        version = await self._redis.run(
+        written = await self._redis.run(
             _WRITE,
             _KEYS,
             definition.id,
@@ -169,15 +195,18 @@ class _RedisStore:
             json.dumps(stored),
             generation,
             "removed" if definition.removed else due,
+            secrets.token_hex(8),
         )
-        if not version:
+        if not written:
             return None
-        return replace(definition, version=int(version), generation=generation or int(version))
+        version, given = map(int, written)
+        return replace(definition, version=version, generation=given)
 
 
 def _parse(id: str, version: int, value: str) -> Definition | None:
     """The entry, unless this version of the service can make nothing of it."""
     generation, _, text = value.partition(" ")
+    text = text.partition(" ")[2]  # without the token of the call that wrote it
     try:
         stored = json.loads(text)
         whole = Definition(id=id, version=version, generation=int(generation), **stored)

