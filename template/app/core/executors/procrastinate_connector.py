@@ -45,7 +45,11 @@ class PatientConnector(PsycopgConnector):
             yield
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:
-        await self._patiently(super().execute_query_async, query, arguments)
+        try:
+            await self._patiently(super().execute_query_async, query, arguments)
+        except (ConnectorException, TimeoutError) as error:
+            # That something has ended; nobody is there to hear that it was not noted.
+            _log.warning("not noted by Procrastinate: %r", error.__cause__ or error)
 
     async def execute_query_one_async(
         self, query: LiteralString, **arguments: Any
