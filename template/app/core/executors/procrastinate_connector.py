@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-_TIMEOUT = 10.0
+_TIMEOUT = 5.0  # psycopg takes ten more to give up a query that a frozen server holds
 _RETRY = 1.0
 _POOL: dict[str, Any] = {
     "kwargs": {"connect_timeout": 5, "tcp_user_timeout": 10_000},
