@@ -1,5 +1,7 @@
 """The broker that carries runs to the workers. Another of taskiq's brokers goes here."""
 
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from taskiq import AsyncBroker
 from taskiq_redis import RedisStreamBroker
 
@@ -20,4 +22,5 @@ def broker(url: str, name: str) -> AsyncBroker:
         timeout=5,
         socket_timeout=5,
         socket_connect_timeout=5,
+        retry=Retry(NoBackoff(), 1),  # redis-py's own would go on for a minute
     )

@@ -49,7 +49,7 @@ async def test_what_is_sent_while_nobody_listens_is_handled_later(
     await send(*sent)
     async with serving(settings, worker.handle):
         await worker.has(5)
-    assert worker.handled == sent
+    assert sorted(worker.handled, key=lambda each: each["fire_time"]) == sent
 
 
 async def test_no_more_are_handled_at_a_time_than_there_are_slots(
@@ -142,11 +142,14 @@ async def test_a_worker_starts_and_stops_while_its_broker_is_away(
     line.cut()
     async with serving(at(settings, line.url), worker.handle):
         await asyncio.sleep(0.5)
-    async with serving(at(settings, line.url), worker.handle):
+    worker.go.clear()
+    async with serving(at(settings, line.url), worker.handle) as stopping:
         await asyncio.sleep(0.5)
         line.mend()
         await worker.has(1)
         line.cut()
+        stopping.set()
+        worker.go.set()
 
 
 async def test_a_killed_worker_stops_no_other(

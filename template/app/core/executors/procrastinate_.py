@@ -12,6 +12,7 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ProcrastinateException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
+from procrastinate.types import JSONDict
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -96,13 +97,8 @@ class _Procrastinate:
 
 
 def _job(id: str, message: str) -> Job:
-    return Job(
-        queue=_QUEUE,
-        task_name=_TASK,
-        lock=None,
-        queueing_lock=id,
-        task_kwargs={"message": message},
-    )
+    kwargs: JSONDict = {"message": message}
+    return Job(queue=_QUEUE, task_name=_TASK, lock=None, queueing_lock=id, task_kwargs=kwargs)
 
 
 async def _work(app: App, slots: int, stopping: asyncio.Event) -> None:

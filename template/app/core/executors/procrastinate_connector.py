@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-_TIMEOUT = 10.0
+_TIMEOUT = 5.0  # psycopg takes ten more to give up a query that a frozen server holds
 _RETRY = 1.0
 _POOL: dict[str, Any] = {
     "kwargs": {"connect_timeout": 5, "tcp_user_timeout": 10_000},
@@ -45,7 +45,11 @@ class PatientConnector(PsycopgConnector):
             yield
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:
-        await self._patiently(super().execute_query_async, query, arguments)
+        try:
+            await self._patiently(super().execute_query_async, query, arguments)
+        except (ConnectorException, TimeoutError) as error:
+            # That something has ended; nobody is there to hear that it was not noted.
+            _log.warning("not noted by Procrastinate: %r", error.__cause__ or error)
 
     async def execute_query_one_async(
         self, query: LiteralString, **arguments: Any

@@ -92,14 +92,11 @@ class _Taskiq:
             while not receiving.done():
                 receiving.cancel()  # on Python 3.11, redis-py swallows one in twenty
                 await asyncio.wait({receiving}, timeout=0.1)
-            if running:
-                await asyncio.wait(running)
+            await asyncio.wait({receiving, *running})
 
     async def _receive(self, slots: int, running: set[asyncio.Task[None]]) -> None:
         """Not `Receiver.listen()`: a broker that goes away makes it forget what is running."""
-        receiver = Receiver(
-            self._broker, max_async_tasks=slots, ack_type=AcknowledgeType.WHEN_EXECUTED
-        )
+        receiver = Receiver(self._broker, max_async_tasks=1, ack_type=AcknowledgeType.WHEN_EXECUTED)
         while True:
             await _free_slot(running, slots)
             try:
@@ -114,7 +111,6 @@ class _Taskiq:
 
 
 async def _free_slot(running: set[asyncio.Task[None]], slots: int) -> None:
-    running.difference_update([task for task in running if task.done()])
     while len(running) >= slots:
         done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         running.difference_update(done)
