@@ -53,6 +53,7 @@ async def main() -> None:
         async def finish() -> None:
             await mine.finish(held.pop().fence, "succeeded", attempt=1)
 
+        await win()  # so that there is always one to finish
         single = {
             "select": inserts.select,
             "trip": inserts.select_in_a_transaction,
@@ -70,6 +71,7 @@ async def main() -> None:
             assert all(isinstance(answer, Won) for answer in answers)
 
         times = await in_turn({"claim": win, "many": win_many}, 5)
+        plain("one fire, in turn with the next", times["claim"])
         plain(f"{MANY:,} fires due together", times["many"])
         ratio(f"{MANY:,} fires due together / one", times["many"], times["claim"], 5)
         await mine.close()

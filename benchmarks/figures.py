@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import sys
 import time
@@ -14,14 +15,18 @@ Times = Mapping[str, list[float]]
 
 
 async def in_turn(works: Mapping[str, Work], calls: int) -> Times:
-    """The median of each work's `calls`, in milliseconds, for each repetition."""
+    """The median of each work's `calls`, in milliseconds, for each repetition.
+
+    In a new order each time: a call is dearer after one that has slept or ended a thread.
+    """
+    order = random.Random(1)
     times: dict[str, list[float]] = {name: [] for name in works}
     for repetition in range(REPETITIONS + 1):
         took: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(calls):
-            for name, work in works.items():
+            for name in order.sample(list(works), len(works)):
                 started = time.perf_counter()
-                await work()
+                await works[name]()
                 took[name].append((time.perf_counter() - started) * 1e3)
         if repetition:  # the first prepares statements and opens connections
             for name in works:
