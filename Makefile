@@ -29,7 +29,7 @@ test-redis: .venv/installed ## the variants with Redis on a redis-server of your
 check: .venv/installed ## formatting, lint and types, of the template and of its own code
 	$(BIN)/python -m pytest -q tests/test_source.py
 
-bench: .venv/installed ## measure rendering, set-up and size
+bench: .venv/installed ## measure rendering, set-up, size, and what each backend costs
 	$(BIN)/python -m benchmarks
 
 siblings: .venv/installed ## render again the plain files that lie beside a .jinja

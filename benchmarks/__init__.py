@@ -1,1 +1,1 @@
-"""What rendering, setting up and size cost; `make bench` prints it."""
+"""What rendering, set-up, size and each backend cost; `make bench` prints it."""

@@ -1,4 +1,4 @@
-"""`make bench`: rendering, from nothing to a green suite, lines by zone. Ratios, interleaved."""
+"""`make bench`: everything that is measured, or what is named: `python -m benchmarks claims`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.claims import claims
+from benchmarks.engines import engines
+from benchmarks.executors import executors
+from benchmarks.figures import REPETITIONS, progress, spread
+from benchmarks.memory import memory
+from benchmarks.redis_locks import redis_locks
 
 ROOT = Path(__file__).parents[1]
 COPIER = str(Path(sys.executable).with_name("copier"))
-REPETITIONS = int(os.environ.get("REPETITIONS", "7"))
 ZONES = {
     "app/core": ["app/core"],
     "yours": [
@@ -135,26 +141,28 @@ def code_lines(text: str) -> int:
     return len(used)
 
 
-def progress(what: str, count: int) -> Iterator[int]:
-    """Count, and tell."""
-    for number in range(count):
-        print(f"  {what}: {number + 1} of {count}", end="\r", file=sys.stderr)
-        yield number
-    print(" " * 60, end="\r", file=sys.stderr)
-
-
-def spread(values: list[float], unit: str = "") -> str:
-    middle = statistics.median(values)
-    return f"{middle:6.2f} {unit} [{min(values):.2f} .. {max(values):.2f}]".replace("  [", " [")
+MEASURED: dict[str, Callable[[Path], None]] = {
+    measure.__name__: measure
+    for measure in (
+        lines,
+        rendering,
+        nothing_to_green,
+        claims,
+        redis_locks,
+        executors,
+        engines,
+        memory,
+    )
+}
 
 
 def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    chosen = sys.argv[1:] or ["lines", "rendering", "nothing_to_green"]
+    chosen = sys.argv[1:] or list(MEASURED)
     for name in chosen:
         with tempfile.TemporaryDirectory() as folder:
             print(f"\n{name.replace('_', ' ')}")
-            globals()[name](Path(folder))
+            MEASURED[name](Path(folder))
 
 
 if __name__ == "__main__":

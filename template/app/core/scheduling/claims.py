@@ -1,15 +1,13 @@
 """Claims: of all replicas, one gets to run a fire. One row of the ledger for each."""
 
-import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
-    Integer,
     Row,
-    String,
+    Select,
     Subquery,
     and_,
     case,
@@ -21,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.sql.dml import ReturningInsert
 
 from app.core.database import Database
 from app.core.scheduling.answers import (
@@ -36,6 +34,7 @@ from app.core.scheduling.answers import (
     Taken,
     Won,
 )
+from app.core.scheduling.batch import COLUMNS, as_json
 from app.core.schema import job_runs, job_schedules
 
 _ROUNDS = 5
@@ -43,15 +42,6 @@ EARLY = 250_000
 """Microseconds before its time, by the store's clock, from which on a fire may be claimed."""
 
 _run = job_runs.c
-_columns: Mapping[str, TypeEngine[Any]] = {
-    "position": BigInteger(),
-    "job": String(),
-    "fire_time": BigInteger(),
-    "active_key": String(),
-    "fence": BigInteger(),
-    "sent": Integer(),
-    "outcome": String(),
-}
 Asked = dict[int, Fire]
 Outbox = Callable[[AsyncConnection, Sequence[Message]], Awaitable[None]]
 
@@ -130,9 +120,39 @@ class Claims:
 
     async def _look(self, asked: Asked) -> Sequence[Row[Any]]:
         """What the ledger has on each fire, and on the run that holds its key (`fence`, ...)."""
-        batch = self.database.dialect.rows("batch", _columns)
+        async with self.database.reading() as connection:
+            found = await connection.execute(self._looking, {"batch": as_json(asked.items())})
+            rows: Sequence[Row[Any]] = found.all()
+        return rows
+
+    async def _record(
+        self, inserts: Mapping[int, tuple[Fire, Outcome | None]], corpses: Iterable[int] = ()
+    ) -> dict[int, Claim]:
+        """Insert a row for each; no answer for those that somebody else was faster with."""
+        given = [(p, fire, outcome) for p, (fire, outcome) in inserts.items()]
+        dead = [(fence, await self.spare_fence()) for fence in corpses]
+        queued = [fire for _, fire, outcome in given if fire.message and not outcome]
+        async with self.database.writing(alone=not (dead or queued)) as connection:
+            for fence, spare in dead:
+                await self._release_corpse(connection, fence, spare)
+            done = (await connection.execute(self._recording, {"batch": as_json(given)})).all()
+            rows = {(row.job, row.fire_time): row for row in done}
+            won = [(fire, row) for fire in queued if (row := rows.get((fire.job, fire.time)))]
+            if won and self.outbox:
+                messages = [{**(fire.message or {}), "fence": row.fence} for fire, row in won]
+                await self.outbox(connection, messages)
+        answers: dict[int, Claim] = {}
+        for position, fire, outcome in given:
+            if row := rows.get((fire.job, fire.time)):
+                answers[position] = Refused(outcome) if outcome else Won(row.fence, row.id)
+        return answers
+
+    # Built once: building them for each claim took longer than the server does.
+    @cached_property
+    def _looking(self) -> Select[Any]:
+        batch = self.database.dialect.rows("batch", COLUMNS)
         holder, schedule = job_runs.alias("holder"), job_schedules.c
-        statement = (
+        return (
             select(
                 batch.c.position,
                 _run.id,
@@ -150,14 +170,10 @@ class Claims:
             .outerjoin(holder, holder.c.active_key == batch.c.active_key)
             .outerjoin(job_schedules, schedule.job == batch.c.job)
         )
-        async with self.database.reading() as connection:
-            return (await connection.execute(statement, {"batch": _json(asked.items())})).all()
 
-    async def _record(
-        self, inserts: Mapping[int, tuple[Fire, Outcome | None]], corpses: Iterable[int] = ()
-    ) -> dict[int, Claim]:
-        """Insert a row for each; no answer for those that somebody else was faster with."""
-        batch = self.database.dialect.rows("batch", _columns)
+    @cached_property
+    def _recording(self) -> ReturningInsert[Any]:
+        batch = self.database.dialect.rows("batch", COLUMNS)
         running = batch.c.outcome.is_(None)
         values = {
             "job": batch.c.job,
@@ -173,7 +189,7 @@ class Claims:
             "finished_at": case((running, null()), else_=self._now),
         }
         paused = exists().where(job_schedules.c.job == batch.c.job, is_paused(self._now))
-        statement = (
+        return (
             self._insert.from_select(
                 list(values),
                 select(*values.values()).where(~paused).order_by(batch.c.job, batch.c.fire_time),
@@ -182,23 +198,6 @@ class Claims:
             .on_conflict_do_nothing()
             .returning(_run.job, _run.fire_time, _run.fence, _run.id)
         )
-        given = [(p, fire, outcome) for p, (fire, outcome) in inserts.items()]
-        dead = [(fence, await self.spare_fence()) for fence in corpses]
-        queued = [fire for _, fire, outcome in given if fire.message and not outcome]
-        async with self.database.writing(alone=not (dead or queued)) as connection:
-            for fence, spare in dead:
-                await self._release_corpse(connection, fence, spare)
-            done = (await connection.execute(statement, {"batch": _json(given)})).all()
-            rows = {(row.job, row.fire_time): row for row in done}
-            won = [(fire, row) for fire in queued if (row := rows.get((fire.job, fire.time)))]
-            if won and self.outbox:
-                messages = [{**(fire.message or {}), "fence": row.fence} for fire, row in won]
-                await self.outbox(connection, messages)
-        answers: dict[int, Claim] = {}
-        for position, fire, outcome in given:
-            if row := rows.get((fire.job, fire.time)):
-                answers[position] = Refused(outcome) if outcome else Won(row.fence, row.id)
-        return answers
 
     async def _release_corpse(
         self, connection: AsyncConnection, fence: int, spare: ColumnElement[int] | int
@@ -227,20 +226,3 @@ def is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
     schedule = job_schedules.c
     ends = or_(schedule.paused_until.is_(None), schedule.paused_until > now)
     return and_(schedule.paused_at.is_not(None), ends)
-
-
-def _json(fires: Iterable[tuple[Any, ...]]) -> str:
-    return json.dumps(
-        [
-            {
-                "position": position,
-                "job": fire.job,
-                "fire_time": fire.time,
-                "active_key": fire.active_key,
-                "fence": fire.fence,
-                "sent": 1 if fire.message and outcome == [None] else None,
-                "outcome": outcome[0] if outcome else None,
-            }
-            for position, fire, *outcome in fires
-        ]
-    )

@@ -1,0 +1,60 @@
+"""A rendered service to measure in: one set of backends, and real servers for them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from copier import run_copy
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def render(folder: Path, **answers: str) -> Path:
+    data = {"profile": "custom", **answers}
+    run_copy(str(ROOT), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
+    return folder
+
+
+def measure(module: str, folder: Path) -> None:
+    """Run `benchmarks.<module>` where this service's own `app` is the one that is imported."""
+    command = [sys.executable, "-m", f"benchmarks.{module}"]
+    subprocess.run(command, cwd=folder, env=environment(), check=True)
+
+
+def environment() -> dict[str, str]:
+    """For a process in a rendered service: nothing of the caller's settings, and these modules."""
+    theirs = {"DATABASE_URL", "JOB_STORE_URL", "LOCK_URL", "BROKER_URL"}
+    kept = {name: value for name, value in os.environ.items() if name not in theirs}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def settings() -> Iterator[Settings]:
+    """Inside a rendered service: settings that lead to servers of its tests, with nothing on them.
+
+    The lease is so long that no heartbeat and no late fire gets in between.
+    """
+    from app.core import wiring
+    from app.settings import Settings
+    from pydantic import SecretStr
+
+    servers = importlib.import_module(f"tests.core.servers.{wiring.DATABASE}")
+    further = [n for n in Settings.model_fields if re.fullmatch("(job_store|lock|broker)_url", n)]
+    with tempfile.TemporaryDirectory() as folder, servers.databases(Path(folder)) as new:
+        urls = {"database_url": SecretStr(new())}
+        for name in further:
+            valkey = importlib.import_module("tests.core.servers.valkey")
+            urls[name] = SecretStr(valkey.new(name.upper()))
+        yield Settings.model_validate({**urls, "environment": "test", "lease_seconds": 600})
