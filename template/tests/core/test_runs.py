@@ -96,17 +96,6 @@ async def test_the_unit_of_work_opens_once(fenced: Run) -> None:
         fenced.unit_of_work()
 
 
-async def test_a_crash_between_two_writes_leaves_neither(scheduling: Scheduling) -> None:
-    async with scheduling() as service:
-        before = await counter(service.database)
-        for crash, outcome in ((True, "failed"), (False, "succeeded")):
-            job = await service.scheduler.add_job_async(
-                sample_jobs.half, jobstore="memory", executor="processpool", kwargs={"crash": crash}
-            )
-            assert await outcomes(service.database, job.id) == [outcome]
-            assert await counter(service.database) == before + (0 if crash else 2000)
-
-
 async def test_a_failed_fire_is_tried_again_within_itself(
     scheduling: Scheduling, declare: Declare
 ) -> None:
@@ -117,7 +106,7 @@ async def test_a_failed_fire_is_tried_again_within_itself(
         if run.attempt < 3:
             raise OSError("not yet")
 
-    job = declare(flaky, retries=2, backoff=0.05)
+    job = declare(flaky, retries=2, backoff=0.01)
     async with scheduling() as service:
         added = await service.scheduler.add_job_async(job, jobstore="memory", executor="asyncio")
         assert await outcomes(service.database, added.id) == ["succeeded"]
@@ -136,7 +125,7 @@ async def test_an_error_after_the_commit_is_noted_and_the_outcome_stays(
             pass
         raise OSError("afterwards")
 
-    job = declare(late, retries=3, backoff=0.05)
+    job = declare(late, retries=3, backoff=0.01)
     async with scheduling() as service:
         added = await service.scheduler.add_job_async(job, jobstore="memory", executor="asyncio")
         assert await outcomes(service.database, added.id) == ["succeeded"]
@@ -156,7 +145,7 @@ async def test_a_long_transaction_delays_others_and_loses_none(
     async def hog(run: Run) -> None:
         async with run.unit_of_work() as session:
             await session.execute(ADD_ONE)
-            await asyncio.sleep(settings.lease_seconds * 1.5)
+            await asyncio.sleep(settings.lease_seconds * 1.1)
 
     async def tick(run: Run) -> None:
         async with run.unit_of_work():
