@@ -180,9 +180,10 @@ async def test_a_worker_that_died_while_idle_costs_no_run(service: Service, tmp_
 
 async def test_a_job_cannot_end_the_service_nor_forget_a_coroutine(service: Service) -> None:
     jobs = (sample_jobs.leave, sample_jobs.forget)
-    added = [await add(service, job, executor) for job in jobs for executor in EXECUTORS]
-    for id in added:
-        assert await outcomes(service.database, id) == ["failed"]
+    for job in jobs:
+        added = [await add(service, job, executor) for executor in EXECUTORS]
+        for id in added:
+            assert await outcomes(service.database, id) == ["failed"]
 
 
 async def test_a_coroutine_that_holds_the_loop_is_named(
@@ -228,14 +229,3 @@ async def test_a_worker_process_and_the_service_exclude_each_other(
     async with lock("shared", wait=20):
         assert time.monotonic() - started > 0.02
     assert await outcomes(service.database, id) == ["succeeded"]
-
-
-async def test_no_process_outlives_the_service(scheduling: Scheduling, tmp_path: Path) -> None:
-    file = tmp_path / "note"
-    async with scheduling() as service:
-        id = await add(service, sample_jobs.note, "processpool", file=str(file))
-        await outcomes(service.database, id)
-        pid = int(file.read_text().split()[0])
-        os.kill(pid, 0)
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)

@@ -1,7 +1,6 @@
 """A run: its transaction, its attempts, its record."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 
@@ -10,13 +9,11 @@ from sqlalchemy import text, update
 
 from app.core import wiring
 from app.core.database import Database, WroteTooLong
-from app.core.logging import configure_logging
 from app.core.scheduling import FenceLost, Job, Run, interval
 from app.core.scheduling.answers import Fire, Won
 from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_counters, job_runs
 from app.settings import Settings
-from tests.core import sample_jobs
 from tests.core.fixtures import Scheduling
 from tests.core.waiting import outcomes, runs, until
 
@@ -175,27 +172,3 @@ async def test_a_long_transaction_delays_others_and_loses_none(
         await until(every_fire_has_one_row)
         ticks = await runs(service.database, "ticking")
         assert {row.outcome for row in ticks if row.outcome} <= {"succeeded", "skipped", "missed"}
-
-
-async def test_every_line_of_a_run_names_it_on_every_executor(
-    scheduling: Scheduling, settings: Settings, capfd: pytest.CaptureFixture[str]
-) -> None:
-    configure_logging(settings)
-    async with scheduling() as service:
-        for executor in service.runner.executors:
-            added = await service.scheduler.add_job_async(
-                sample_jobs.speak, jobstore="memory", executor=executor
-            )
-            await outcomes(service.database, added.id)
-
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
-    spoken = [line for line in lines if line["message"] == "hello from the run"]
-    finished = [line for line in lines if line["message"] == "run succeeded"]
-    assert len(spoken) == len(finished) == 3
-    for line in (*spoken, *finished):
-        assert line["job"] == "tests.core.sample_jobs.speak"
-        assert line["entry"]
-        assert line["run_id"] > 0
-        assert line["fire_time"].endswith("+00:00")
-    assert {line["attempt"] for line in finished} == {1}
-    assert all(line["duration_ms"] >= 0 and line["lateness_ms"] > -300 for line in finished)

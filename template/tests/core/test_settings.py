@@ -1,18 +1,13 @@
 """Settings are checked before anything starts, and secrets stay where they are."""
 
-import logging
 import pickle
 import runpy
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from app.core.settings import InvalidSettings
 from app.settings import Settings
-from tests.core import sample_jobs
-from tests.core.fixtures import Scheduling
-from tests.core.waiting import outcomes
 
 CANARY = "canary-4711-secret"
 
@@ -70,28 +65,3 @@ def test_every_setting_is_in_the_example_file() -> None:
     example = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8")
     for name in Settings.model_fields:
         assert f"{name.upper()}=" in example, f"say {name.upper()} in .env.example"
-
-
-@pytest.mark.anyio
-async def test_a_secret_is_in_no_log_line_no_row_and_no_process_argument(
-    scheduling: Scheduling, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    secret = settings.model_copy(update={"canary": SecretStr(CANARY)})
-    async with scheduling(settings=secret) as service:
-        job = await service.scheduler.add_job_async(
-            sample_jobs.note,
-            jobstore="memory",
-            executor="processpool",
-            kwargs={"file": str(tmp_path / "note")},
-        )
-        await outcomes(service.database, job.id)
-        pid = int((tmp_path / "note").read_text().split()[0])
-        arguments = Path(f"/proc/{pid}/cmdline")
-        assert not arguments.exists() or CANARY.encode() not in arguments.read_bytes()
-        async with service.database.reading() as connection:
-            for table in ("job_runs", "job_definitions", "job_schedules"):
-                rows = await connection.exec_driver_sql(f"SELECT * FROM {table}")
-                assert CANARY not in repr(rows.all())
-    assert CANARY not in caplog.text
-    assert CANARY not in repr(secret)
