@@ -147,9 +147,11 @@ async def what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(
     assert await until(ended)
 
 
-async def test_a_worker_process_that_is_killed_fails_its_run_only_and_leaves_no_half_of_its_work(
+async def test_a_worker_process_that_is_killed_fails_its_own_run_only(
     service: Service, tmp_path: Path
 ) -> None:
+    """And it leaves no half of what that run was writing."""
+
     async def counter() -> int:
         async with service.database.reading() as connection:
             statement = select(job_counters.c.value)

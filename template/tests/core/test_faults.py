@@ -34,7 +34,7 @@ OFTEN = interval(seconds=0.1)
 
 @pytest.fixture
 def brief(make_settings: Callable[..., Settings]) -> Settings:
-    return make_settings(shutdown_grace_seconds=0.1)
+    return make_settings(shutdown_grace_seconds=0.05)
 
 
 async def running(service: Service, job: str) -> None:
@@ -46,35 +46,6 @@ async def running(service: Service, job: str) -> None:
     await until(begun)
 
 
-async def test_a_thread_that_outlives_the_service_keeps_its_lease(
-    scheduling: Scheduling, declare: Declare, brief: Settings
-) -> None:
-    job = declare(lambda: time.sleep(0.5), OFTEN, id="thread", executor="threadpool")
-    async with scheduling(job, settings=brief) as service:
-        await running(service, "thread")
-    async with scheduling(settings=brief) as service:
-        row = (await runs(service.database, "thread"))[0]
-        assert (row.outcome, row.active_key) == (None, "thread")
-
-
-async def test_a_coroutine_beside_the_loop_is_given_back_at_a_stop(
-    scheduling: Scheduling, declare: Declare, brief: Settings
-) -> None:
-    began: list[str] = []
-
-    async def wait() -> None:
-        began.append("began")
-        await asyncio.sleep(60)
-
-    job = declare(wait, OFTEN, executor="threadpool")
-    async with scheduling(job, settings=brief) as service:
-        await until(lambda: asyncio.sleep(0, began))
-    async with scheduling(settings=brief) as service:
-        row = (await runs(service.database, "wait"))[0]
-        assert (row.outcome, row.active_key) == (None, None)
-        assert json.loads(row.attempts)[-1]["outcome"] == "interrupted"
-
-
 @pytest.mark.parametrize("stops", [False, True], ids=["time-out", "stop"])
 async def test_a_coroutine_that_blocks_its_loop_is_left_behind(
     scheduling: Scheduling,
@@ -83,12 +54,12 @@ async def test_a_coroutine_that_blocks_its_loop_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
     stops: bool,
 ) -> None:
-    monkeypatch.setattr(threadpool, "_PATIENCE", 0.1)
+    monkeypatch.setattr(threadpool, "_PATIENCE", 0.05)
 
     async def block() -> None:
-        time.sleep(0.5)  # noqa: ASYNC251
+        time.sleep(0.3)  # noqa: ASYNC251
 
-    job = declare(block, OFTEN, executor="threadpool", timeout=None if stops else 0.1)
+    job = declare(block, OFTEN, executor="threadpool", timeout=None if stops else 0.05)
     async with scheduling(job, settings=brief) as service:
         await running(service, "block")
         if not stops:
