@@ -47,7 +47,7 @@ async def fail_async() -> None:
 
 @job(timeout=0.1)
 def sleep_too_long() -> None:
-    time.sleep(0.3)
+    time.sleep(0.6)
 
 
 @job(timeout=0.1)

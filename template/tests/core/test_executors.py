@@ -102,51 +102,6 @@ async def test_a_failure_is_recorded_as_what_it_is_and_hurts_no_other(
     await asyncio.gather(*map(check, EXECUTORS))
 
 
-async def test_a_time_out_is_real_on_every_executor(service: Service, tmp_path: Path) -> None:
-    async def check(executor: str, job: Job) -> None:
-        id = await add(service, job, executor)
-        assert await outcomes(service.database, id) == ["timed_out"]
-        (row,) = await runs(service.database, id)
-        assert "timeout of 0.1 s" in row.error
-        in_thread = executor != "processpool" and not job.is_async
-        # A thread runs on: until it has ended, the job must not overlap.
-        assert (row.active_key is not None) == (row.lease_until is not None) == in_thread
-
-        async def released() -> bool:
-            (row,) = await runs(service.database, id)
-            return row.active_key is None and row.lease_until is None
-
-        await until(released)
-
-    jobs = (sample_jobs.sleep_too_long, sample_jobs.sleep_too_long_async)
-    places = [(executor, job) for executor in EXECUTORS for job in jobs]
-    places.remove(("processpool", sample_jobs.sleep_too_long))
-    hanging = what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(service, tmp_path)
-    await asyncio.gather(hanging, *(check(executor, job) for executor, job in places))
-
-
-async def what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(
-    service: Service, tmp_path: Path
-) -> None:
-    """A time-out in a worker process, too."""
-    file = tmp_path / "pid"
-    id = await add(service, sample_jobs.start_and_hang, "processpool", file=str(file))
-    assert await outcomes(service.database, id) == ["timed_out"]
-    started = int(file.read_text())
-
-    async def ended() -> bool:
-        try:
-            os.kill(started, 0)
-        except ProcessLookupError:
-            return True
-        return (
-            Path(f"/proc/{started}/stat").exists()
-            and " Z " in Path(f"/proc/{started}/stat").read_text()
-        )
-
-    assert await until(ended)
-
-
 async def test_a_worker_process_that_is_killed_fails_its_own_run_only(
     service: Service, tmp_path: Path
 ) -> None:
@@ -231,3 +186,50 @@ async def test_a_worker_process_and_the_service_exclude_each_other(
     async with lock("shared", wait=20):
         assert time.monotonic() - started > 0.02
     assert await outcomes(service.database, id) == ["succeeded"]
+
+
+async def test_a_time_out_is_real_on_every_executor(service: Service, tmp_path: Path) -> None:
+    """Last here: it costs two worker processes, and none of them need be started again."""
+
+    async def check(executor: str, job: Job) -> None:
+        id = await add(service, job, executor)
+        assert await outcomes(service.database, id) == ["timed_out"]
+        (row,) = await runs(service.database, id)
+        assert "timeout of 0.1 s" in row.error
+        in_thread = executor != "processpool" and not job.is_async
+        # A thread runs on: until it has ended, the job must not overlap.
+        assert (row.active_key is not None) == (row.lease_until is not None) == in_thread
+
+        async def released() -> bool:
+            (row,) = await runs(service.database, id)
+            return row.active_key is None and row.lease_until is None
+
+        await until(released)
+
+    jobs = (sample_jobs.sleep_too_long, sample_jobs.sleep_too_long_async)
+    places = [(executor, job) for executor in EXECUTORS for job in jobs]
+    places.remove(("processpool", sample_jobs.sleep_too_long))
+    hanging = what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(service, tmp_path)
+    await asyncio.gather(hanging, *(check(executor, job) for executor, job in places))
+
+
+async def what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(
+    service: Service, tmp_path: Path
+) -> None:
+    """A time-out in a worker process, too."""
+    file = tmp_path / "pid"
+    id = await add(service, sample_jobs.start_and_hang, "processpool", file=str(file))
+    assert await outcomes(service.database, id) == ["timed_out"]
+    started = int(file.read_text())
+
+    async def ended() -> bool:
+        try:
+            os.kill(started, 0)
+        except ProcessLookupError:
+            return True
+        return (
+            Path(f"/proc/{started}/stat").exists()
+            and " Z " in Path(f"/proc/{started}/stat").read_text()
+        )
+
+    assert await until(ended)

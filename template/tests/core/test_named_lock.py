@@ -41,7 +41,7 @@ async def test_waiting_gets_it_when_it_is_free() -> None:
 async def test_a_function_holds_it_too_and_an_error_frees_it() -> None:
     def work() -> None:
         with lock("import"):
-            with pytest.raises(LockNotAcquired), lock("import", wait=0.1):
+            with pytest.raises(LockNotAcquired), lock("import", wait=0.05):
                 pass
             raise ZeroDivisionError
 

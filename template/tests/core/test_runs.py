@@ -138,6 +138,7 @@ async def test_a_long_transaction_delays_others_and_loses_none(
     settings: Settings, scheduling: Scheduling, declare: Declare
 ) -> None:
     """Held for longer than a lease: refused where it kept others from writing."""
+    settings = settings.model_copy(update={"lease_seconds": 0.3})
 
     async def hog(run: Run) -> None:
         async with run.unit_of_work() as session:
@@ -150,7 +151,7 @@ async def test_a_long_transaction_delays_others_and_loses_none(
 
     jobs = declare(tick, interval(seconds=0.2), id="ticking", executor="asyncio"), declare(hog)
     longest = wiring.database.DIALECT.longest_write(settings.lease_seconds)
-    async with scheduling(*jobs) as service:
+    async with scheduling(*jobs, settings=settings) as service:
         await outcomes(service.database, "ticking")
         added = await service.scheduler.add_job_async(
             jobs[1], jobstore="memory", executor="asyncio"
