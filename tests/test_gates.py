@@ -38,7 +38,7 @@ IN_A_SERVICE: dict[str, tuple[Defect, tuple[str, ...]]] = {
         ("pytest", "-q", "tests/core/test_runs.py", "-k", "zombie"),
     ),
     "the heartbeat": (
-        ("app/core/scheduling/claims.py", "elif row.holder is not None and row.holder_lease >= now:", "elif False:"),
+        ("app/core/scheduling/claims.py", "elif row.fence in alive:", "elif False:"),
         ("pytest", "-q", "tests/core/test_ledger.py", "-k", "still_runs"),
     ),
     "readiness": (

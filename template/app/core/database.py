@@ -62,23 +62,27 @@ class Database:
         loop = asyncio.get_running_loop()
         if loop not in engines:
             url = self.url.set(drivername=self.dialect.async_driver)
-            engine = create_async_engine(url, **self.dialect.options(url, _TIMEOUT))
+            options = self.dialect.options(url, _TIMEOUT)
+            if engines is self._own:  # what fails is tried again anyway, so spare it a round trip
+                options["pool_pre_ping"] = False
+            engine = create_async_engine(url, **options)
             self.dialect.prepare(engine.sync_engine)
             engines[loop] = engine
         return engines[loop]
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only reads, and waits for no writer."""
-        async with asyncio.timeout(_TIMEOUT):
-            engine = self._of_loop(self._own).execution_options(writes=False)
-            async with engine.connect() as connection, connection.begin():
-                yield connection
+        """Statements that read, each for itself, and wait for no writer."""
+        engine = self._of_loop(self._own).execution_options(**self.dialect.reading)
+        async with asyncio.timeout(_TIMEOUT), engine.connect() as connection:
+            yield connection
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A short transaction of the scheduler's own."""
+    async def writing(self, alone: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A short transaction of the scheduler's own; `alone`: for one statement."""
         engine, asked = self._of_loop(self._own), monotonic()
+        if alone:
+            engine = engine.execution_options(**self.dialect.alone)
         async with asyncio.timeout(_TIMEOUT * 2), engine.begin() as connection:
             if monotonic() - asked > _BUSY and self.dialect.longest_write(1) is not None:
                 self.busy_at = monotonic()

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from app.core.database import Database
 from app.core.migrate import pending
 from app.core.problems import problem
-from app.core.scheduling.scheduler import ServiceScheduler
+from app.core.service import Service
 
 router = APIRouter(prefix="/health", tags=["health"])
 _TIMEOUT = 2.0
@@ -31,7 +31,7 @@ async def ready(request: Request) -> JSONResponse:
     state = request.app.state
     checks = {
         "database": await _database(state.database),
-        "scheduler": _scheduler(state.scheduler, state.settings.scheduler_enabled),
+        "scheduler": await _scheduler(state.service, state.settings.scheduler_enabled),
     }
     if state.service.starting is not None:
         checks["start"] = state.service.starting
@@ -51,10 +51,16 @@ async def _database(database: Database) -> str:
     return f"the schema is behind ({', '.join(behind)}): run `make migrate`" if behind else "ok"
 
 
-def _scheduler(scheduler: ServiceScheduler, enabled: bool) -> str:
+async def _scheduler(service: Service, enabled: bool) -> str:
     """Not `.running`: that stays true when the passes have stopped."""
     if not enabled:
         return "disabled"
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            await service.ledger.check()
+    except (OSError, TimeoutError) as error:
+        return f"nothing can be claimed: {error or type(error).__name__}"
+    scheduler = service.scheduler
     stamps: dict[str, Any] = {"pass": scheduler.last_pass, "answer": scheduler.last_poll}
     for what, stamp in stamps.items():
         if stamp is None:

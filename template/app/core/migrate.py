@@ -37,7 +37,11 @@ def histories() -> dict[str, Path]:
 
 
 def pending(connection: Connection) -> list[str]:
-    """The histories that the database is behind of. Does not import Alembic."""
+    """What the database is behind of. Does not import Alembic."""
+    return [*_behind(connection), *wiring.engine.pending(connection)]
+
+
+def _behind(connection: Connection) -> list[str]:
     tables = set(inspect(connection).get_table_names())
     return [
         table
@@ -55,8 +59,9 @@ def migrate(database: Database) -> None:
 
     with database.engine.begin() as connection:
         database.dialect.lock_migrations(connection)
-        for table in pending(connection):
+        for table in _behind(connection):
             command.upgrade(_config(table, connection), "heads")
+        wiring.engine.migrate(connection)
 
 
 def check(database: Database) -> None:

@@ -4,7 +4,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Identity,
     Index,
     Integer,
     MetaData,
@@ -27,7 +26,8 @@ job_runs = Table(
     Column("job", _Key, nullable=False),
     Column("fire_time", BigInteger, nullable=False),
     # Only grows, over all jobs: whoever holds an older number may change nothing any more.
-    Column("fence", BigInteger, Identity(), nullable=False, unique=True),
+    # NULL where nothing ran.
+    Column("fence", BigInteger, unique=True),
     Column("replica", String(200), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("attempts", Text),
@@ -36,6 +36,8 @@ job_runs = Table(
     # Set while the function may still be running, outcome or not; NULL where overlap is allowed.
     Column("active_key", String(300), unique=True),
     Column("lease_until", BigInteger),
+    # How often it was sent to the workers, while it waits for one.
+    Column("sent", Integer),
     Column("claimed_at", BigInteger),
     Column("finished_at", BigInteger),
     # A stretch of missed fires is one row: from here to `fire_time`, `fires` of them.

@@ -1,6 +1,7 @@
 """One replica: what it consists of, and in which order that starts and stops."""
 
 import asyncio
+import importlib
 import logging
 import os
 import secrets
@@ -24,6 +25,7 @@ from app.settings import Settings
 _log = logging.getLogger(__name__)
 _PATIENCE = 10.0
 _RETRY = 1.0
+_runners = importlib.import_module(f"app.core.scheduling.{wiring.RUNNER}")
 
 
 class Service:
@@ -33,16 +35,19 @@ class Service:
         self.settings = settings
         self.database = database.Database(settings, wiring.database.DIALECT)
         database.use(self.database)
-        named_lock.use(wiring.lock.named_locks(self.database))
+        self._named_locks = wiring.lock.named_locks(settings, self.database)
+        named_lock.use(self._named_locks)
         replica = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._ledger = wiring.lock.ledger(settings, self.database, replica)
+        self.ledger = wiring.lock.ledger(settings, self.database, replica)
         self._executors = local_executors(settings, self.database)
-        self.runner = Runner(self._ledger, self._executors)
+        engine = wiring.engine.engine(settings, self.database)
+        self.runner: Runner = _runners.make_runner(self.ledger, self._executors, engine)
+        self.definitions = wiring.store.definitions(settings, self.database)
         self.scheduler = ServiceScheduler(
             settings,
             self.runner,
             Cursors(self.database, replica),
-            wiring.store.definitions(self.database),
+            self.definitions,
             jobs,
             wiring.DEFAULT_EXECUTOR,
         )
@@ -74,6 +79,8 @@ class Service:
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 await self._claiming.aclose()
                 self.starting = f"the database does not answer: {type(error).__name__}"
+                if isinstance(error, ConnectionError):  # it says which server, and where
+                    self.starting = str(error)
                 _log.debug("start", exc_info=error)
             except AlreadyScheduling as error:
                 if not self._tried.is_set():
@@ -93,13 +100,20 @@ class Service:
             async with self.database.reading() as connection:
                 if behind := await connection.run_sync(pending):
                     return f"the schema is behind ({', '.join(behind)}): run `make migrate`"
+        await self.begin()
+        return None
+
+    async def begin(self) -> None:
+        """Start what needs the database: to schedule, unless SCHEDULER_ENABLED is false."""
         if self.settings.scheduler_enabled:
-            await self._claiming.enter_async_context(wiring.lock.claiming(self._ledger))
+            await self._claiming.enter_async_context(wiring.lock.claiming(self.ledger))
             await self.scheduler.prepare()
             self.runner.start()
             self.scheduler.start()
             _log.info("scheduling", extra={"jobs": len(self.scheduler.get_jobs())})
-        return None
+
+    async def finish(self) -> None:
+        """After the drain, before the connections are closed."""
 
     @property
     def _migrates(self) -> bool:
@@ -117,8 +131,14 @@ class Service:
             await asyncio.wait({self._starting})
         await self.scheduler.stop()
         await self.runner.drain(self.settings.shutdown_grace_seconds)
+        await self.finish()
         await asyncio.gather(*(executor.close() for executor in self._executors.values()))
         await self._claiming.aclose()
         named_lock.use(None)
+        await asyncio.to_thread(self._named_locks.close)
+        await self.ledger.close()
+        await self.runner.close()
+        if self.definitions:
+            await self.definitions.close()
         database.use(None)
         await self.database.close()

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -23,6 +23,7 @@ class ServiceSettings(BaseSettings):
         env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
+    service_name: ClassVar[str] = ""
     environment: str = "production"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] = "json"

@@ -3,8 +3,11 @@
 import importlib
 import logging
 import os
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,10 @@ from app.core.service import Service
 from app.settings import Settings
 
 servers = importlib.import_module(f"tests.core.servers.{wiring.DATABASE}")
+_FURTHER = [
+    name for name in Settings.model_fields if re.fullmatch("(job_store|lock|broker)_url", name)
+]
+_further = importlib.import_module("tests.core.servers.valkey") if _FURTHER else None
 # Tests read nothing of the developer's: no .env, and no variables but the server's, read above.
 Settings.model_config["env_file"] = None
 for _name in Settings.model_fields:
@@ -26,6 +33,33 @@ for _name in Settings.model_fields:
 Databases = tuple[Callable[[], str], Callable[[str], None]]
 Declare = Callable[..., Job]
 Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+def further_urls() -> dict[str, SecretStr]:
+    """Of the servers beside the database that this service needs, each with nothing on it."""
+    return {name: SecretStr(_further.new(name.upper())) for name in _FURTHER if _further}
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    """For a process of the service on the same servers."""
+    urls = {
+        name.upper(): getattr(settings, name).get_secret_value()
+        for name in ("database_url", *_FURTHER)
+    }
+    path = os.pathsep.join(filter(None, sys.path))
+    return {**os.environ, **urls, "PYTHONPATH": path, **more}
+
+
+@contextmanager
+def other_replica(settings: Settings, job: Job) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that often runs this job of tests/core/replica.py, and is gone at the end."""
+    command = [sys.executable, "-m", "tests.core.replica"]
+    process = subprocess.Popen(command, env=environment(settings, JOB=job.id))
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
@@ -61,7 +95,7 @@ def make_settings(
         if (url := changes.pop("database_url", None)) is None:
             url = new()
             used.append(url)
-        made = Settings(database_url=SecretStr(url), **{**defaults, **changes})
+        made = Settings(**{"database_url": SecretStr(url), **further_urls(), **defaults, **changes})
         return made.model_copy(update=lease)
 
     yield make
@@ -79,7 +113,7 @@ async def database(settings: Settings, anyio_backend: str) -> AsyncIterator[Data
     """The test's database, open as it is in a started service."""
     opened = Database(settings, wiring.database.DIALECT)
     current_database.use(opened)
-    named_lock.use(wiring.lock.named_locks(opened))
+    named_lock.use(wiring.lock.named_locks(settings, opened))
     yield opened
     await opened.close()
     current_database.use(None)

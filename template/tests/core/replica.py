@@ -1,12 +1,8 @@
-"""A replica for the tests, as a process of its own. Its jobs note in FILE when they begin."""
+"""A replica for the tests, a process of its own. Its jobs note in FILE when they begin."""
 
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,23 +32,6 @@ async def count(run: Run) -> None:
 
 def often(job: Job) -> Job:
     return replace(job, schedule=interval(seconds=0.1))
-
-
-@contextmanager
-def replica(settings: Settings, job: Job = tick) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that often runs this job, and is gone at the end."""
-    environment = {
-        **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "JOB": job.id,
-    }
-    process = subprocess.Popen([sys.executable, "-m", "tests.core.replica"], env=environment)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def _serve() -> None:

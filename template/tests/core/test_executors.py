@@ -12,13 +12,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from app.core import wiring
 from app.core.scheduling import Job, LockNotAcquired, lock, named_lock
 from app.core.schema import job_counters
 from app.core.service import Service
 from app.settings import Settings
 from tests.core import sample_jobs
-from tests.core.fixtures import Scheduling
+from tests.core.fixtures import Scheduling, further_urls
 from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
@@ -36,8 +35,8 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def service(new_database: Callable[[], str], anyio_backend: str) -> AsyncIterator[Service]:
     """One for all tests here: its worker processes are started once."""
-    url = SecretStr(new_database())
-    service = Service(Settings(environment="test", database_url=url), {})
+    urls: dict[str, Any] = {"database_url": SecretStr(new_database()), **further_urls()}
+    service = Service(Settings(environment="test", **urls), {})
     await service.start()
     yield service
     await service.stop()
@@ -175,7 +174,7 @@ async def test_an_executor_that_is_not_there_is_refused(
 async def test_a_worker_process_and_the_service_exclude_each_other(
     service: Service, tmp_path: Path
 ) -> None:
-    named_lock.use(wiring.lock.named_locks(service.database))
+    named_lock.use(service._named_locks)
     file = tmp_path / "note"
     id = await add(service, sample_jobs.hold_lock, "processpool", file=str(file))
     await until(lambda: asyncio.sleep(0, file.exists()))

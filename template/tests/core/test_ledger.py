@@ -10,18 +10,29 @@ from app.core.database import Database
 from app.core.scheduling.answers import Early, Fire, Paused, Refused, Stale, Taken, Won
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.ledger import Ledger
+from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 
+def leased(database: Database, replica: str, lease: float) -> Ledger:
+    """The chosen lock backend, with a lease; the memory lock's never ends."""
+    assert isinstance(database.settings, Settings)
+    settings = database.settings.model_copy(
+        update={"lease_seconds": lease, "catch_up_seconds": 3600}
+    )
+    chosen = wiring.lock.ledger(settings, database, replica)
+    return chosen if chosen.lease else Ledger(database, replica, lease, window=3600)
+
+
 @pytest.fixture
 def ledger(database: Database) -> Ledger:
-    return Ledger(database, "a", lease=2, window=3600)
+    return leased(database, "a", 30)
 
 
 @pytest.fixture
 def other(database: Database) -> Ledger:
-    return Ledger(database, "b", lease=2, window=3600)
+    return leased(database, "b", 30)
 
 
 async def now(ledger: Ledger) -> int:
@@ -42,7 +53,7 @@ async def test_a_fire_is_won_once(ledger: Ledger, other: Ledger) -> None:
 async def test_of_many_at_once_one_wins(ledger: Ledger) -> None:
     at = await now(ledger)
     fires = [Fire(f"job{n}", at, f"job{n}") for n in range(20)]
-    rivals = [Ledger(ledger.database, f"r{n}", lease=30, window=3600) for n in range(4)]
+    rivals = [leased(ledger.database, f"r{n}", 30) for n in range(4)]
     answers = await asyncio.gather(*(rival.claim(fires) for rival in rivals))
     for of_one in zip(*answers, strict=True):
         assert sorted(type(answer).__name__ for answer in of_one) == ["Taken"] * 3 + ["Won"]
@@ -99,25 +110,25 @@ async def test_the_fence_only_grows(ledger: Ledger) -> None:
 async def test_an_expired_run_is_taken_over_and_its_zombie_refused(
     database: Database, other: Ledger
 ) -> None:
-    short = Ledger(database, "a", lease=0.05, window=3600)
+    short = leased(database, "a", 0.05)
     fire = Fire("job", await now(short), "job")
     (won,) = await short.claim([fire])
     assert isinstance(won, Won)
     await asyncio.sleep(0.1)
     (row,) = await other.expired()
     assert (row.job, row.fire_time, row.attempt) == ("job", fire.time, 1)
-    again = await other.take_over(row.fence, "job", [{"attempt": 1, "outcome": "lost"}])
+    again = await other.take_over(row, "job", [{"attempt": 1, "outcome": "lost"}])
     assert again
     assert again.fence > won.fence
     assert again.attempt == 2
     assert await short.beat([won.fence]) == set()
     assert await short.finish(won.fence, "succeeded", attempt=1) is None
-    assert await short.take_over(row.fence, "job", []) is None
+    assert await short.take_over(row, "job", []) is None
     assert await other.beat([again.fence]) == {again.fence}
 
 
 async def test_a_silent_holder_may_come_back_if_nobody_took_over(database: Database) -> None:
-    short = Ledger(database, "a", lease=0.05, window=3600)
+    short = leased(database, "a", 0.05)
     (won,) = await short.claim([Fire("job", await now(short), "job")])
     assert isinstance(won, Won)
     await asyncio.sleep(0.1)
@@ -127,7 +138,7 @@ async def test_a_silent_holder_may_come_back_if_nobody_took_over(database: Datab
 async def test_a_dead_holder_does_not_turn_the_next_fire_into_skipped(
     database: Database, other: Ledger
 ) -> None:
-    short = Ledger(database, "a", lease=0.05, window=3600)
+    short = leased(database, "a", 0.05)
     at = await now(short)
     (corpse,) = await short.claim([Fire("job", at, "job")])
     assert isinstance(corpse, Won)
@@ -137,9 +148,9 @@ async def test_a_dead_holder_does_not_turn_the_next_fire_into_skipped(
     # Its own fire is still owed, but not while the job runs.
     (row,) = await other.expired()
     assert row.fire_time == at
-    assert await other.take_over(row.fence, "job", []) is None
+    assert await other.take_over(row, "job", []) is None
     await other.finish(won.fence, "succeeded", attempt=1)
-    assert await other.take_over(row.fence, "job", [])
+    assert await other.take_over(row, "job", [])
     assert await short.beat([corpse.fence]) == set()
 
 

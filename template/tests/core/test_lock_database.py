@@ -1,4 +1,4 @@
-"""Locks in the database: what only they do."""
+"""Locks in the database: what only they can show."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,11 +10,19 @@ from app.core.database import Database
 from app.core.scheduling import Job, Run, lock
 from app.core.scheduling.execution import Execution
 from app.core.schema import job_locks
-from app.settings import Settings
 from tests.core.fixtures import Scheduling
 from tests.core.waiting import runs, until
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_a_silent_holder_loses_a_named_lock(database: Database) -> None:
+    async with lock("import", lease=0.5) as held:
+        async with database.writing() as connection:  # as if its lease had gone by
+            await connection.execute(update(job_locks).values(lease_until=0))
+        async with lock("import") as other:
+            assert other.fence > held.fence
+            await until(lambda: asyncio.sleep(0, held.lost))
 
 
 async def test_a_replica_that_lost_its_lease_stops_its_run(
@@ -42,36 +50,3 @@ async def test_a_replica_that_lost_its_lease_stops_its_run(
         await other.hand_over(held.fence, [])  # as if it had been taken over
         await until(lambda: asyncio.sleep(0, ended == ["cancelled"]))
         assert [row.outcome for row in await runs(service.database)] == [None]
-
-
-async def test_a_silent_holder_loses_a_named_lock(database: Database) -> None:
-    async with lock("import", lease=0.5) as held:
-        async with database.writing() as connection:  # as if its lease had gone by
-            await connection.execute(update(job_locks).values(lease_until=0))
-        async with lock("import") as other:
-            assert other.fence > held.fence
-            await until(lambda: asyncio.sleep(0, held.lost))
-
-
-async def test_a_silent_database_ends_a_run_after_a_whole_lease(
-    scheduling: Scheduling,
-    settings: Settings,
-    declare: Callable[..., Job],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ended: list[str] = []
-
-    async def wait() -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.append("ended")
-
-    async def silent(self: object, fences: object) -> None:
-        raise OSError("the database does not answer")
-
-    brief = settings.model_copy(update={"lease_seconds": 0.2})
-    async with scheduling(settings=brief) as service:
-        monkeypatch.setattr(type(service.runner.ledger), "beat", silent)
-        await service.scheduler.add_job_async(declare(wait), jobstore="memory", executor="asyncio")
-        await until(lambda: asyncio.sleep(0, ended))

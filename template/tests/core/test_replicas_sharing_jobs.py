@@ -10,7 +10,7 @@ from apscheduler.jobstores.base import JobLookupError
 from app.core.scheduling import Job
 from app.core.stores import DefinitionChanged
 from tests.core.fixtures import Scheduling
-from tests.core.test_store_database import held, note
+from tests.core.test_store_shared import held, note
 from tests.core.waiting import until
 
 pytestmark = pytest.mark.anyio

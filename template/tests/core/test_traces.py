@@ -15,6 +15,7 @@ from app.core.logging import configure_logging
 from app.core.service import Service
 from app.settings import Settings
 from tests.core import sample_jobs
+from tests.core.fixtures import further_urls
 from tests.core.waiting import outcomes
 
 CANARY = "canary-4711-secret"
@@ -44,14 +45,14 @@ async def traces(
 ) -> Traces:
     """Of a service that has run a job on each executor, and has stopped."""
     folder = tmp_path_factory.mktemp("traces")
-    url = SecretStr(new_database())
-    settings = Settings(environment="test", log_level="DEBUG", database_url=url)
+    urls: dict[str, Any] = {"database_url": SecretStr(new_database()), **further_urls()}
+    settings = Settings(environment="test", log_level="DEBUG", **urls)
     settings = settings.model_copy(update={"canary": SecretStr(CANARY)})
     with standard_error(folder / "log"):
         configure_logging(settings)
         service = Service(settings, {})
         await service.start()
-        for executor in service.runner.executors:
+        for executor in ("asyncio", "threadpool", "processpool"):
             await run(service, sample_jobs.speak, executor)
         await run(service, sample_jobs.note, "processpool", file=str(folder / "note"))
         worker = int((folder / "note").read_text().split()[0])

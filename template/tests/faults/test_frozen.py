@@ -14,8 +14,8 @@ from app.core.database import Database
 from app.core.scheduling import interval
 from app.core.schema import job_counters
 from app.settings import Settings
-from tests.core.fixtures import Scheduling
-from tests.core.replica import count, replica
+from tests.core.fixtures import Scheduling, other_replica
+from tests.core.replica import count
 from tests.core.waiting import runs, until
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +33,7 @@ async def test_the_run_of_a_frozen_replica_is_taken_over_and_counts_once(
         async def taken_over() -> bool:
             return (2, "succeeded") in {(row.attempt, row.outcome) for row in await runs(database)}
 
-        with replica(settings, count) as frozen:
+        with other_replica(settings, count) as frozen:
             await until(lambda: asyncio.sleep(0, notes.exists()))
             await until(lambda: freeze(frozen, database))
             await until(taken_over)

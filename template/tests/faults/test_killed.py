@@ -8,8 +8,8 @@ import pytest
 
 from app.core.scheduling import interval
 from app.settings import Settings
-from tests.core.fixtures import Scheduling
-from tests.core.replica import count, replica
+from tests.core.fixtures import Scheduling, other_replica
+from tests.core.replica import count
 from tests.core.waiting import runs, until
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ async def test_the_runs_of_a_killed_process_are_run_again(
 ) -> None:
     notes = tmp_path / "notes"
     monkeypatch.setenv("FILE", str(notes))
-    with replica(settings, count) as killed:
+    with other_replica(settings, count) as killed:
         await until(lambda: asyncio.sleep(0, notes.exists()))
         killed.kill()
         killed.wait()

@@ -48,6 +48,8 @@ class DatabaseSettings(ServiceSettings):
 class Postgresql:
     migrates_on_start = False
     async_driver = sync_driver = "postgresql+psycopg"
+    reading: Mapping[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+    alone = reading
 
     def now(self) -> ColumnElement[int]:
         # now() stands still inside a transaction.
@@ -56,7 +58,7 @@ class Postgresql:
         )
 
     def next_fence(self, position: ColumnElement[int] | int = 0) -> ColumnElement[int]:
-        return literal_column("nextval(pg_get_serial_sequence('job_runs', 'fence'))", BigInteger)
+        return literal_column("nextval('job_fences')", BigInteger)
 
     def rows(self, name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
         given = cast(bindparam(name), JSONB)

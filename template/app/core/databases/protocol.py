@@ -36,6 +36,10 @@ class Dialect(Protocol):
     migrates_on_start: bool
     async_driver: str
     sync_driver: str
+    reading: Mapping[str, Any]
+    """Execution options for statements that read, each for itself: one round trip."""
+    alone: Mapping[str, Any]
+    """Execution options for a statement that is a transaction of its own."""
 
     def now(self) -> ColumnElement[int]:
         """The store's own clock, in UTC microseconds; moves inside a transaction too."""

@@ -50,6 +50,8 @@ class Sqlite:
     migrates_on_start = True
     async_driver = "sqlite+aiosqlite"
     sync_driver = "sqlite"
+    reading: Mapping[str, Any] = {"writes": None}
+    alone: Mapping[str, Any] = {}
 
     def now(self) -> ColumnElement[int]:
         # unixepoch('subsec') needs SQLite 3.42, newer than the one in Debian 12.
@@ -87,7 +89,8 @@ class Sqlite:
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
             writes = connection.get_execution_options().get("writes", True)
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+            if writes is not None:
+                connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     def lock_migrations(self, connection: Connection) -> None:
         """BEGIN IMMEDIATE has done it."""

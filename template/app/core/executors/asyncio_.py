@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from app.core.database import Database
 from app.core.executors.protocol import Call, Ended, ExecutorBackend, describe, timed_out
+from app.core.scheduling.declaration import Job
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -27,6 +28,9 @@ class AsyncioExecutor:
         self._settings = settings
         self._database = database
         self._threads = threads
+
+    def refuses(self, job: Job, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        return None
 
     async def execute(self, call: Call) -> Ended:
         if not call.job.is_async:

@@ -9,6 +9,7 @@ import signal
 import struct
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,17 @@ class ProcesspoolExecutor:
         self._settings = settings
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
+
+    def refuses(self, job: Job, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        try:
+            pickle.dumps(job)
+        except Exception as error:
+            return (
+                f"{job.function!r} cannot be sent to a worker process ({error}): let its service "
+                "store settings, and open live resources in its methods; or say "
+                'executor="asyncio"'
+            )
+        return None
 
     async def execute(self, call: Call) -> Ended:
         try:

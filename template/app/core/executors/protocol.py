@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -66,6 +66,9 @@ class ExecutorBackend(Protocol):
 
     slots: int
     """How many functions it runs at a time; no more are claimed."""
+
+    def refuses(self, job: Job, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        """Why it could not run a job that is added to this process's memory; None if it can."""
 
     async def execute(self, call: Call) -> Ended:
         """Run it to its end. Cancelled, it ends the function as far as it can, and says how."""

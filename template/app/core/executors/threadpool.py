@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from app.core.database import Database
 from app.core.executors.asyncio_ import run_coroutine
 from app.core.executors.protocol import Call, Ended, describe, timed_out, unawaited
+from app.core.scheduling.declaration import Job
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -27,6 +28,9 @@ class ThreadpoolExecutor:
         self._settings = settings
         self._database = database
         self._side_loop: asyncio.AbstractEventLoop | None = None
+
+    def refuses(self, job: Job, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        return None
 
     async def execute(self, call: Call) -> Ended:
         if call.job.is_async:

@@ -38,7 +38,7 @@ def main(calls: int, answers_to: int) -> None:
     configure_logging(settings)
     opened = database.Database(settings, chosen.DIALECT)
     database.use(opened)
-    named_lock.use(lock.named_locks(opened))
+    named_lock.use(lock.named_locks(settings, opened))
     with asyncio.Runner() as loop:
         while True:
             message = messages.get()

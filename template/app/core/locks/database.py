@@ -11,7 +11,11 @@ from app.core.schema import job_locks
 from app.core.settings import ServiceSettings
 
 
-def ledger(settings: ServiceSettings, database: Database, replica: str) -> Ledger:
+class LockSettings(ServiceSettings):
+    """LEASE_SECONDS is all."""
+
+
+def ledger(settings: LockSettings, database: Database, replica: str) -> Ledger:
     """Claims under a lease: any number of replicas."""
     lease = settings.lease_seconds
     return Ledger(database, replica, lease, settings.catch_up_seconds, patience=lease)
@@ -22,7 +26,7 @@ def claiming(ledger: Ledger) -> AbstractAsyncContextManager[None]:
     return nullcontext()
 
 
-def named_locks(database: Database) -> NamedLocks:
+def named_locks(settings: LockSettings, database: Database) -> NamedLocks:
     return _DatabaseLocks(database)
 
 
@@ -48,6 +52,9 @@ class _DatabaseLocks:
 
     def release(self, name: str, fence: int) -> None:
         self._hold(name, fence, -1)
+
+    def close(self) -> None:
+        """The database is closed by itself."""
 
     def _hold(self, name: str, fence: int, seconds: float) -> bool:
         until = self._dialect.now() + int(seconds * 1e6)

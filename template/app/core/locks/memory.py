@@ -22,7 +22,11 @@ _log = logging.getLogger(__name__)
 WATCH = 1.0
 
 
-def ledger(settings: ServiceSettings, database: Database, replica: str) -> Ledger:
+class LockSettings(ServiceSettings):
+    """LEASE_SECONDS is all."""
+
+
+def ledger(settings: LockSettings, database: Database, replica: str) -> Ledger:
     """Claims that never expire while this process lives."""
     window, patience = settings.catch_up_seconds, settings.lease_seconds
     return Ledger(database, replica, None, window, patience)
@@ -76,7 +80,7 @@ def _enter(ledger: Ledger, guard: ExitStack) -> Callable[[], bool]:
         ) from None
 
 
-def named_locks(database: Database) -> NamedLocks:
+def named_locks(settings: LockSettings, database: Database) -> NamedLocks:
     return _FileLocks(database)
 
 
@@ -116,3 +120,6 @@ class _FileLocks:
             file = self._held.pop((name, fence), None)
         if file is not None:
             os.close(file)
+
+    def close(self) -> None:
+        """Each file is closed by its holder."""

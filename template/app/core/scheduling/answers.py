@@ -1,7 +1,11 @@
 """A fire, and what a claim for it is answered."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+Message = Mapping[str, Any]
+"""JSON for a worker: the claim's `key`, the `job`'s id, `kwargs`, `fire_time`, `fence`."""
 
 Outcome = Literal[
     "succeeded", "failed", "timed_out", "cancelled", "interrupted", "skipped", "missed", "lost"
@@ -13,12 +17,16 @@ class Fire:
     """One fire time of one job. `active_key` is None where runs may overlap.
 
     Unless it may be `late`, it is claimed within a lease of its time, or left to the cursor.
+    `fence` is given where it does not come with the claim; with a `message` it is not run here
+    but waits for a worker, who is sent that.
     """
 
     job: str
     time: int
     active_key: str | None
     late: bool = True
+    fence: int | None = None
+    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)

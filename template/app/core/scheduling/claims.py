@@ -1,20 +1,23 @@
 """Claims: of all replicas, one gets to run a fire. One row of the ledger for each."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
+    Integer,
     Row,
     String,
+    Subquery,
     and_,
     case,
+    exists,
     literal,
     null,
     or_,
     select,
-    true,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +28,7 @@ from app.core.scheduling.answers import (
     Claim,
     Early,
     Fire,
+    Message,
     Outcome,
     Paused,
     Refused,
@@ -44,8 +48,12 @@ _columns: Mapping[str, TypeEngine[Any]] = {
     "job": String(),
     "fire_time": BigInteger(),
     "active_key": String(),
+    "fence": BigInteger(),
+    "sent": Integer(),
     "outcome": String(),
 }
+Asked = dict[int, Fire]
+Outbox = Callable[[AsyncConnection, Sequence[Message]], Awaitable[None]]
 
 
 class Claims:
@@ -71,6 +79,8 @@ class Claims:
         self._lease = int(lease * 1e6) if lease else 100 * 365 * 86_400 * 1_000_000
         self.suspended = False
         """Set while it is not certain that this process may make claims."""
+        self.outbox: Outbox = _no_outbox
+        """Sends messages within the transaction that claims their fires."""
         self._now = database.dialect.now()
         self._insert = database.dialect.insert(job_runs)
 
@@ -81,37 +91,43 @@ class Claims:
         """
         if self.suspended:
             raise RuntimeError("suspended: another process may be making claims")
+        answers = await self._answer(dict(enumerate(fires)))
+        return [answers[position] for position in range(len(fires))]
+
+    async def _answer(self, asked: Asked) -> dict[int, Claim]:
         answers: dict[int, Claim] = {}
-        asked = dict(enumerate(fires))
         for _ in range(_ROUNDS):
-            rows, now = await self._look(asked)
+            if not asked:
+                return answers
+            rows = await self._look(asked)
+            holders = [row for row in rows if row.fence is not None and row.id is None]
+            alive = await self._alive(holders) if holders else set()
             inserts: dict[int, tuple[Fire, Outcome | None]] = {}
             corpses: set[int] = set()
             for row in rows:
                 fire = asked[row.position]
                 if row.id is not None:
                     answers[row.position] = Taken(row.outcome is not None)
-                elif fire.time > now + EARLY:
-                    answers[row.position] = Early((fire.time - now) / 1e6)
+                elif fire.time > row.now + EARLY:
+                    answers[row.position] = Early((fire.time - row.now) / 1e6)
                 elif row.paused:
                     answers[row.position] = Paused()
-                elif not fire.late and fire.time < now - self.patience:
+                elif not fire.late and fire.time < row.now - self.patience:
                     answers[row.position] = Stale()
-                elif fire.time < now - self.window:
+                elif fire.time < row.now - self.window:
                     inserts[row.position] = fire, "missed"
-                elif row.holder is not None and row.holder_lease >= now:
+                elif row.fence in alive:
                     inserts[row.position] = fire, "skipped"
                 else:
                     inserts[row.position] = fire, None
-                    corpses.update({row.holder} - {None})
+                    corpses.update({row.fence} - {None})
             answers.update(await self._record(inserts, corpses) if inserts else {})
             # Who lost the race in between looks again: it is taken now, or overlaps.
             asked = {p: fire for p, fire in asked.items() if p not in answers}
-            if not asked:
-                return [answers[position] for position in range(len(fires))]
         raise RuntimeError(f"{len(asked)} fires were neither won nor taken; they are asked again")
 
-    async def _look(self, asked: dict[int, Fire]) -> tuple[Sequence[Row[Any]], int]:
+    async def _look(self, asked: Asked) -> Sequence[Row[Any]]:
+        """What the ledger has on each fire, and on the run that holds its key (`fence`, ...)."""
         batch = self.database.dialect.rows("batch", _columns)
         holder, schedule = job_runs.alias("holder"), job_schedules.c
         statement = (
@@ -119,12 +135,11 @@ class Claims:
                 batch.c.position,
                 _run.id,
                 _run.outcome,
-                holder.c.fence.label("holder"),
-                holder.c.lease_until.label("holder_lease"),
-                and_(
-                    schedule.paused_at.is_not(None),
-                    or_(schedule.paused_until.is_(None), schedule.paused_until > self._now),
-                ).label("paused"),
+                holder.c.fence,
+                holder.c.job,
+                holder.c.fire_time,
+                holder.c.lease_until,
+                _is_paused(self._now).label("paused"),
                 self._now.label("now"),
             )
             .select_from(batch)
@@ -133,61 +148,85 @@ class Claims:
             .outerjoin(job_schedules, schedule.job == batch.c.job)
         )
         async with self.database.reading() as connection:
-            rows = (await connection.execute(statement, {"batch": _json(asked.items())})).all()
-        return rows, rows[0].now
+            return (await connection.execute(statement, {"batch": _json(asked.items())})).all()
 
     async def _record(
-        self, inserts: dict[int, tuple[Fire, Outcome | None]], corpses: Iterable[int]
+        self, inserts: Mapping[int, tuple[Fire, Outcome | None]], corpses: Iterable[int] = ()
     ) -> dict[int, Claim]:
+        """Insert a row for each; no answer for those that somebody else was faster with."""
         batch = self.database.dialect.rows("batch", _columns)
         running = batch.c.outcome.is_(None)
         values = {
             "job": batch.c.job,
             "fire_time": batch.c.fire_time,
-            "fence": self.database.dialect.next_fence(batch.c.position),
+            "fence": case((running, self._fence(batch))),
             "replica": literal(self.replica),
             "attempt": case((running, 1), else_=0),
             "outcome": batch.c.outcome,
             "active_key": case((running, batch.c.active_key)),
             "lease_until": case((running, self._now + self._lease)),
+            "sent": batch.c.sent,
             "claimed_at": case((running, self._now)),
             "finished_at": case((running, null()), else_=self._now),
         }
+        paused = exists().where(job_schedules.c.job == batch.c.job, _is_paused(self._now))
         statement = (
             self._insert.from_select(
                 list(values),
-                select(*values.values()).where(true()).order_by(batch.c.job, batch.c.fire_time),
+                select(*values.values()).where(~paused).order_by(batch.c.job, batch.c.fire_time),
                 include_defaults=False,
             )
             .on_conflict_do_nothing()
             .returning(_run.job, _run.fire_time, _run.fence, _run.id)
         )
         given = [(p, fire, outcome) for p, (fire, outcome) in inserts.items()]
-        async with self.database.writing() as connection:
-            for fence in corpses:
-                await self._release_corpse(connection, fence)
+        dead = [(fence, await self.spare_fence()) for fence in corpses]
+        queued = [fire for _, fire, outcome in given if fire.message and not outcome]
+        async with self.database.writing(alone=not (dead or queued)) as connection:
+            for fence, spare in dead:
+                await self._release_corpse(connection, fence, spare)
             done = (await connection.execute(statement, {"batch": _json(given)})).all()
-        rows = {(row.job, row.fire_time): row for row in done}
+            rows = {(row.job, row.fire_time): row for row in done}
+            won = [(fire, row) for fire in queued if (row := rows.get((fire.job, fire.time)))]
+            if won:
+                messages = [{**(fire.message or {}), "fence": row.fence} for fire, row in won]
+                await self.outbox(connection, messages)
         answers: dict[int, Claim] = {}
         for position, fire, outcome in given:
             if row := rows.get((fire.job, fire.time)):
-                won = Won(row.fence, row.id)
-                answers[position] = Refused(outcome) if outcome else won
+                answers[position] = Refused(outcome) if outcome else Won(row.fence, row.id)
         return answers
 
-    async def _release_corpse(self, connection: AsyncConnection, fence: int) -> None:
+    async def _release_corpse(
+        self, connection: AsyncConnection, fence: int, spare: ColumnElement[int] | int
+    ) -> None:
         """Free the key of a dead holder. Its fire is still owed: recovery runs it later."""
         expired = and_(_run.fence == fence, _run.lease_until < self._now)
-        freed = (
-            update(job_runs)
-            .where(expired)
-            .values(
-                active_key=None,
-                lease_until=case((_run.outcome.is_(None), 0)),
-                fence=self.database.dialect.next_fence(),
-            )
-        )
-        await connection.execute(freed)
+        open_until = case((_run.outcome.is_(None), 0))
+        freed = update(job_runs).where(expired)
+        await connection.execute(freed.values(active_key=None, lease_until=open_until, fence=spare))
+
+    def _fence(self, batch: Subquery) -> ColumnElement[int]:
+        """The fence of a new claim."""
+        return self.database.dialect.next_fence(batch.c.position)
+
+    async def spare_fence(self) -> ColumnElement[int] | int:
+        """A fence that nobody holds: it ends the right of whoever held the one before."""
+        return self.database.dialect.next_fence()
+
+    async def _alive(self, rows: Sequence[Row[Any]]) -> set[int]:
+        """The fences of those runs whose holder has not been silent for a lease."""
+        return {row.fence for row in rows if row.lease_until >= row.now}
+
+
+def _is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
+    schedule = job_schedules.c
+    ends = or_(schedule.paused_until.is_(None), schedule.paused_until > now)
+    return and_(schedule.paused_at.is_not(None), ends)
+
+
+async def _no_outbox(connection: AsyncConnection, messages: Sequence[Message]) -> None:
+    """Nothing waits for a worker where all runs are this process's own."""
 
 
 def _json(fires: Iterable[tuple[Any, ...]]) -> str:
@@ -198,6 +237,8 @@ def _json(fires: Iterable[tuple[Any, ...]]) -> str:
                 "job": fire.job,
                 "fire_time": fire.time,
                 "active_key": fire.active_key,
+                "fence": fire.fence,
+                "sent": 1 if fire.message and outcome == [None] else None,
                 "outcome": outcome[0] if outcome else None,
             }
             for position, fire, *outcome in fires

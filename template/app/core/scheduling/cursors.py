@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, and_, delete, literal, or_, select, update
+from sqlalchemy import Row, and_, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.database import Database
@@ -97,7 +97,6 @@ class Cursors:
                     "fire_time": stretch.last,
                     "first_fire_time": stretch.first,
                     "fires": stretch.fires,
-                    "fence": self._database.dialect.next_fence(literal(0)),
                     "replica": self._replica,
                     "attempt": 0,
                     "outcome": "missed",

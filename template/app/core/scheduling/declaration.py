@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     Schedule = Trigger | Callable[[Settings], Trigger]
 
-Executor = Literal["asyncio", "threadpool", "processpool"]
 _NOT_JSON = (TypeError, ValueError)
 _declared: dict[str, Job] = {}
 _ALLOWED: dict[str, tuple[str, ...]] = {
@@ -111,7 +110,7 @@ def job(
     kwargs: Mapping[str, Any] | None = None,
     id: str | None = None,
     name: str | None = None,
-    executor: Executor | None = None,
+    executor: str | None = None,
     timeout: float | None = None,
     retries: int = 0,
     backoff: float = 1.0,

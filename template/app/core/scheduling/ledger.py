@@ -1,11 +1,11 @@
 """The ledger: what ran, and what became of it. One row for each fire; the last word on that."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Row, Update, and_, func, select, update
+from sqlalchemy import ColumnElement, Row, Update, and_, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.core.databases import Dialect
@@ -32,6 +32,12 @@ def touch(dialect: Dialect, fence: int) -> Update:
 class Ledger(Claims):
     """The claims of one replica, and what becomes of its runs."""
 
+    async def check(self) -> None:
+        """Raise if the lock backend does not answer."""
+
+    async def close(self) -> None:
+        """Close what is open beside the database."""
+
     async def beat(self, fences: Sequence[int]) -> set[int]:
         """Renew the leases; returns those that are still ours. Conditional on the fence only."""
         statement = (
@@ -40,7 +46,7 @@ class Ledger(Claims):
             .values(lease_until=self._now + self._lease)
             .returning(_run.fence)
         )
-        async with self.database.writing() as connection:
+        async with self.database.writing(alone=True) as connection:
             return set((await connection.scalars(statement)).all())
 
     async def finish(
@@ -66,12 +72,12 @@ class Ledger(Claims):
                 finished_at=func.coalesce(_run.finished_at, self._now),
                 error=storable(error),
                 attempt=attempt,
-                attempts=_attempts(attempts),
+                attempts=as_text(attempts),
                 **release,
             )
             .returning(_run.outcome)
         )
-        async with self.database.writing() as connection:
+        async with self.database.writing(alone=True) as connection:
             stands: Outcome | None = await connection.scalar(statement)
         return stands
 
@@ -83,7 +89,7 @@ class Ledger(Claims):
     async def retry(self, fence: int, attempt: int, attempts: Sequence[dict[str, Any]]) -> bool:
         """Record a failed attempt, before the next one under the same claim."""
         mine = and_(_run.fence == fence, _run.outcome.is_(None))
-        values = {"attempt": attempt, "attempts": _attempts(attempts)}
+        values = {"attempt": attempt, "attempts": as_text(attempts)}
         return await self._changed(update(job_runs).where(mine).values(**values))
 
     async def hand_over(self, fence: int, attempts: Sequence[dict[str, Any]]) -> bool:
@@ -92,38 +98,51 @@ class Ledger(Claims):
         values = {
             "active_key": None,
             "lease_until": 0,
-            "attempts": _attempts(attempts),
-            "fence": self.database.dialect.next_fence(),
+            "attempts": as_text(attempts),
+            "fence": await self.spare_fence(),
         }
         return await self._changed(update(job_runs).where(mine).values(**values))
 
     async def expired(self, limit: int = 100) -> Sequence[Row[Any]]:
         """Runs without an outcome whose holder is silent for longer than its lease."""
-        columns = (_run.id, _run.job, _run.fire_time, _run.fence, _run.attempt, _run.attempts)
         statement = (
-            select(*columns, (self._now - _run.fire_time).label("age"))
-            .where(_run.outcome.is_(None), _run.lease_until < self._now)
+            select(job_runs, self._now.label("now"))
+            .where(_run.outcome.is_(None), _run.sent.is_(None), _run.lease_until < self._now)
             .order_by(_run.fire_time)
             .limit(limit)
         )
         async with self.database.reading() as connection:
-            return (await connection.execute(statement)).all()
+            rows = (await connection.execute(statement)).all()
+        alive = await self._alive(rows) if rows else set()
+        return [row for row in rows if row.fence not in alive]
 
     async def take_over(
-        self, fence: int, active_key: str | None, attempts: Sequence[dict[str, Any]]
+        self, row: Row[Any], active_key: str | None, attempts: Sequence[dict[str, Any]]
     ) -> Won | None:
         """Run an expired run again, under a new fence. None: somebody else does, or it overlaps."""
+        values = {
+            "attempt": _run.attempt + 1,
+            "attempts": as_text(attempts),
+            "active_key": active_key,
+        }
+        return await self.acquire(row, _run.lease_until < self._now, values)
+
+    async def acquire(
+        self, row: Row[Any], condition: ColumnElement[bool], values: Mapping[str, Any]
+    ) -> Won | None:
+        """Make an open run ours that was last seen as `row`, with a new fence and a lease."""
+        fence = await self._seize(row.job, row.fire_time, row.fence)
+        if fence is None:
+            return None
         statement = (
             update(job_runs)
-            .where(_run.fence == fence, _run.outcome.is_(None), _run.lease_until < self._now)
+            .where(_run.fence == row.fence, _run.outcome.is_(None), condition)
             .values(
-                fence=self.database.dialect.next_fence(),
+                fence=fence,
                 replica=self.replica,
-                attempt=_run.attempt + 1,
-                attempts=_attempts(attempts),
-                active_key=active_key,
                 lease_until=self._now + self._lease,
                 claimed_at=self._now,
+                **values,
             )
             .returning(_run.fence, _run.id, _run.attempt)
         )
@@ -131,10 +150,14 @@ class Ledger(Claims):
             async with self.database.writing() as connection:
                 if self._was_busy():
                     return None
-                row = (await connection.execute(statement)).one_or_none()
+                taken = (await connection.execute(statement)).one_or_none()
         except IntegrityError:  # the job runs again already, for a later fire
             return None
-        return Won(*row) if row else None
+        return Won(*taken) if taken else None
+
+    async def _seize(self, job: str, time: int, fence: int) -> ColumnElement[int] | int | None:
+        """A new fence for a run whose holder was last seen with `fence`. None: it is not free."""
+        return self.database.dialect.next_fence()
 
     async def give_up(self, fence: int, error: str) -> bool:
         """Record an expired run as `lost`."""
@@ -162,6 +185,7 @@ class Ledger(Claims):
         lost = and_(
             _run.outcome.is_(None),
             _run.replica == self.replica,
+            _run.sent.is_(None),
             _run.lease_until > self._now,
             _run.claimed_at < self._now - _UNKNOWN_AFTER,
             _run.fence.not_in(running),
@@ -178,7 +202,7 @@ class Ledger(Claims):
         await self._changed(statement)
 
     async def _changed(self, statement: Update) -> bool:
-        async with self.database.writing() as connection:
+        async with self.database.writing(alone=True) as connection:
             return (await connection.execute(statement)).rowcount == 1
 
 
@@ -189,5 +213,5 @@ def storable(text: str | None) -> str | None:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-def _attempts(attempts: Sequence[dict[str, Any]]) -> str | None:
+def as_text(attempts: Sequence[dict[str, Any]]) -> str | None:
     return json.dumps(list(attempts)) if attempts else None

@@ -53,6 +53,10 @@ class MirrorStore(TypedMemoryStore):
                 self.drop(id)
             self._version = self._horizon = 0
         changes = await self.definitions.changes(self._version, self._horizon, horizon)
+        if changes.version < self._version:
+            _log.error("the job store has lost what it had: its jobs are those it has now")
+            self._read_at = 0
+            return await self.refresh()
         moved, self._version = horizon > self._horizon, changes.version
         self._horizon, self._read_at = horizon, now
         for definition in changes.definitions:

@@ -30,6 +30,9 @@ class NamedLocks(Protocol):
     def release(self, name: str, fence: int) -> None:
         """Free it, if it is still ours."""
 
+    def close(self) -> None:
+        """Close the connections."""
+
 
 class lock:
     """Hold a lock by this name, over all replicas, with `async with` or `with`.

@@ -42,7 +42,7 @@ class Recovery:
         for row in await self._ledger.expired():
             entry = self._find(row.job)
             if entry is None:
-                if row.age > self._ledger.window + self._lease:
+                if row.now - row.fire_time > self._ledger.window + self._lease:
                     await self._ledger.give_up(row.fence, "no version of the service knows it")
             else:
                 await self._again(entry, row)
@@ -56,12 +56,9 @@ class Recovery:
                 await self._ledger.give_up(row.fence, f"its process died, attempt {row.attempt}")
                 _log.error("%s %s: lost", row.job, moment(row.fire_time).isoformat())
                 return
-        if self._runner.free(entry.executor) <= 0:
-            return
-        if won := await self._ledger.take_over(row.fence, entry.active_key, attempts):
+        settled = functools.partial(self._settled, entry)
+        if await self._runner.take_over(entry, row, attempts, settled):
             _log.warning("%s %s: taken over", row.job, moment(row.fire_time).isoformat())
-            settled = functools.partial(self._settled, entry)
-            self._runner.resume(entry, row.fire_time, won, attempts, settled)
 
     async def catch_up(
         self,

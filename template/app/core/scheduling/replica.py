@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -60,7 +61,7 @@ class ReplicaScheduler(PassingScheduler):
         self._over: set[str] = set()
         self._known: dict[str, str] = {}
         self._runner = runner
-        runner.wanted = self.wanted
+        runner.wanted, runner.find = self.wanted, self.find
         self._one_poll = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
         self._accounted = float("-inf")
@@ -105,20 +106,25 @@ class ReplicaScheduler(PassingScheduler):
             self.base_shutdown(wait=False)
 
     async def _poll_forever(self) -> None:
-        while True:
-            await asyncio.sleep(POLL)
+        for turn in itertools.count():
+            await asyncio.sleep(POLL / 2)
             try:
-                await self._poll()
+                # Definitions twice as often: a change acts on all replicas within a second.
+                await (self._poll() if turn % 2 else self._refresh())
             except Exception as error:
-                _log.warning("the scheduler waits for the database: %s", error)
+                _log.warning("the scheduler waits: %s", error)
 
     async def _poll(self) -> None:
+        await self._refresh()
         async with self._one_poll:
             await self._read_shared()
 
+    async def _refresh(self) -> None:
+        async with self._one_poll:
+            if self._mirror and await self._mirror.refresh():
+                self.wakeup()
+
     async def _read_shared(self) -> None:
-        if self._mirror and await self._mirror.refresh():
-            self.wakeup()
         for key in list(self._over):
             await self._shared.complete(key)
             self._over.discard(key)
@@ -190,7 +196,7 @@ class ReplicaScheduler(PassingScheduler):
         if self._mirror and key in self._mirror.entries:
             return self._mirror.entries[key]
         job = self._own.find(key) or self._memory.find(key)
-        return self.entry(job) if job else None
+        return self.entry(job) if job else self._runner.remembered.get(key)
 
     def wanted(self, entry: Entry) -> bool:
         """Has it not been removed, while it waited to run?"""

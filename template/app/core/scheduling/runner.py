@@ -4,9 +4,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sqlalchemy import Row
 
 from app.core.database import is_busy
 from app.core.executors import ExecutorBackend
@@ -23,17 +25,14 @@ _LAST_WORDS = 5.0
 
 
 @dataclass(eq=False)
-class _Waiting:
+class Waiting:
+    """A fire that is due and not claimed yet."""
+
     entry: Entry
     time: int
     settled: Settled
     late: bool
     not_before: float = 0.0
-
-    @property
-    def fire(self) -> Fire:
-        late = self.late or not self.entry.is_owed
-        return Fire(self.entry.key, self.time, self.entry.active_key, late)
 
 
 class Runner:
@@ -42,7 +41,7 @@ class Runner:
     def __init__(self, ledger: Ledger, executors: Mapping[str, ExecutorBackend]) -> None:
         self.ledger = ledger
         self.executors = executors
-        self._waiting: dict[tuple[str, int], _Waiting] = {}
+        self._waiting: dict[tuple[str, int], Waiting] = {}
         self._running: dict[int, Execution] = {}
         self._used: Counter[str] = Counter()
         self._runs: set[asyncio.Task[None]] = set()
@@ -51,6 +50,9 @@ class Runner:
         self._stopping = False
         self._loops: list[asyncio.Task[None]] = []
         self.wanted: Callable[[Entry], bool] = lambda entry: True
+        self.find: Callable[[str], Entry | None] = lambda key: None
+        self.remembered: dict[str, Entry] = {}
+        """Of this process's memory alone, and with runs that somebody else has."""
 
     def start(self) -> None:
         self._loops = [asyncio.create_task(self._claim_forever(), name="claims")]
@@ -60,7 +62,7 @@ class Runner:
 
     def submit(self, entry: Entry, time: int, settled: Settled, late: bool = False) -> None:
         """A fire is due, or `late`. It is claimed when there is a free slot; nothing here waits."""
-        self._waiting.setdefault((entry.key, time), _Waiting(entry, time, settled, late))
+        self._waiting.setdefault((entry.key, time), Waiting(entry, time, settled, late))
         self._wake.set()
 
     def resume(
@@ -70,7 +72,7 @@ class Runner:
         claim: Won,
         attempts: Sequence[dict[str, Any]],
         settled: Settled,
-    ) -> None:
+    ) -> asyncio.Task[None]:
         """Run what is claimed already: taken over from a dead replica, for one."""
         executor = self.executors[entry.executor]
         run = Execution(self.ledger, executor, entry, time, claim, attempts, settled)
@@ -79,6 +81,18 @@ class Runner:
         task = asyncio.create_task(run.run(), name=f"run-{entry.key}")
         self._runs.add(task)
         task.add_done_callback(lambda task: self._ended(task, run))
+        return task
+
+    async def take_over(
+        self, entry: Entry, row: Row[Any], attempts: Sequence[dict[str, Any]], settled: Settled
+    ) -> bool:
+        """Run again what a dead replica left behind, if there is a slot for it."""
+        if self.free(entry.executor) <= 0:
+            return False
+        won = await self.ledger.take_over(row, entry.active_key, attempts)
+        if won:
+            self.resume(entry, row.fire_time, won, attempts, settled)
+        return won is not None
 
     def _ended(self, task: asyncio.Task[None], run: Execution) -> None:
         self._runs.discard(task)
@@ -108,19 +122,19 @@ class Runner:
                 return
             try:
                 while due := self._next_batch():
-                    answers = await self.ledger.claim([waiting.fire for waiting in due])
-                    for waiting, claim in zip(due, answers, strict=True):
-                        self._take(waiting, claim)
+                    answers = await self.ledger.claim([self._fire(waiting) for waiting in due])
+                    await self._claimed(zip(due, answers, strict=True))
             except Exception as error:
                 # What is due stays in line; the web part goes on.
-                _log.warning("claims wait for the database: %s", error)
+                _log.warning("claims wait: %s", error)
                 await asyncio.sleep(_RETRY)
                 self._wake.set()
 
-    def _wake_in(self, seconds: float) -> None:
+    def _ask_again(self, waiting: Waiting, seconds: float) -> None:
+        waiting.not_before = time.monotonic() + seconds
         asyncio.get_running_loop().call_later(seconds, self._wake.set)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[Waiting]:
         """What is due and has a slot, so that other replicas get what has none here."""
         slots = {name: self.free(name) for name in self.executors}
         now, batch = time.monotonic(), []
@@ -136,11 +150,22 @@ class Runner:
                     break
         return batch
 
-    def _take(self, waiting: _Waiting, claim: Claim) -> None:
+    def _fire(self, waiting: Waiting) -> Fire:
+        late = waiting.late or not waiting.entry.is_owed
+        return Fire(waiting.entry.key, waiting.time, waiting.entry.active_key, late)
+
+    async def _claimed(self, answers: Iterable[tuple[Waiting, Claim]]) -> None:
+        for waiting, claim in answers:
+            self._take(waiting, claim)
+
+    def _take(self, waiting: Waiting, claim: Claim) -> None:
         entry, at = waiting.entry, waiting.time
         if isinstance(claim, Early):
-            waiting.not_before = time.monotonic() + claim.seconds
-            self._wake_in(claim.seconds)
+            self._ask_again(waiting, claim.seconds)
+            return
+        if entry.once and claim == Taken(settled=False):
+            # No cursor sees to it if whoever has it dies before that is in the ledger.
+            self._ask_again(waiting, self.ledger.patience / 1e6)
             return
         self._waiting.pop((entry.key, at), None)
         match claim:
@@ -188,6 +213,9 @@ class Runner:
         """Wait no longer for what runs."""
         self._hurry.set()
 
+    async def close(self) -> None:
+        """Close what is open beside the executors."""
+
     async def drain(self, grace: float) -> None:
         """Let what runs end within `grace` seconds; then cancel it, and record or give it back."""
         self.stop_claims()
@@ -208,3 +236,8 @@ class Runner:
         for task in (*self._runs, *self._loops):
             task.cancel()
         await asyncio.gather(*self._runs, *self._loops, return_exceptions=True)
+
+
+def make_runner(ledger: Ledger, executors: Mapping[str, ExecutorBackend], engine: object) -> Runner:
+    """One that runs everything in this process and its children."""
+    return Runner(ledger, executors)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import pickle
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from apscheduler.job import Job as ScheduledJob
 from apscheduler.util import undefined
 
 from app.core.scheduling.apscheduler_ import given
-from app.core.scheduling.declaration import Job, is_on_loop
+from app.core.scheduling.declaration import Job, is_on_loop, undeclared
 from app.core.scheduling.passes import Due
 from app.core.scheduling.replica import ReplicaScheduler
 from app.core.scheduling.translation import take_trigger, translate, trigger_from_json
@@ -118,19 +117,14 @@ class ServiceScheduler(ReplicaScheduler):
     def _add_in_memory(
         self, func: Any, when: Trigger, id: str, executor: str = "default", **options: Any
     ) -> ScheduledJob:
-        name = self._default if executor == "default" else executor
-        if name == "processpool" and not isinstance(func, Job):
-            try:
-                pickle.dumps(func)
-            except Exception as error:
-                raise TypeError(
-                    f"{func!r} cannot be sent to a worker process ({error}): let its service "
-                    "store settings, and open live resources in its methods; or say "
-                    'executor="asyncio"'
-                ) from None
+        job = func if isinstance(func, Job) else undeclared(func, id)
+        options["kwargs"] = {**job.kwargs, **(options.get("kwargs") or {})}
         if isinstance(func, Job):
-            options["kwargs"] = {**func.kwargs, **(options.get("kwargs") or {})}
             options.setdefault("name", func.name)
+        name = job.executor or self._default if executor == "default" else executor
+        args = options.get("args") or ()
+        if why := self._runner.executors[name].refuses(job, args, options["kwargs"]):
+            raise TypeError(f"add_job({id!r}): {why}")
         return self.base_add_job(func, Due(when), id=id, executor=executor, **options)
 
     def modify_job(self, job_id: str, jobstore: str | None = None, **changes: Any) -> Any:

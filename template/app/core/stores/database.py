@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.database import Database
 from app.core.schema import job_counters, job_definitions
+from app.core.settings import ServiceSettings
 from app.core.stores import Definition, DefinitionChanged, DefinitionStore
 from app.core.stores.protocol import Changes
 
@@ -17,7 +18,11 @@ _row = job_definitions.c
 _PAGE = 500
 
 
-def definitions(database: Database) -> DefinitionStore | None:
+class StoreSettings(ServiceSettings):
+    """It is kept where DATABASE_URL says."""
+
+
+def definitions(settings: StoreSettings, database: Database) -> DefinitionStore | None:
     return _DatabaseStore(database)
 
 
@@ -89,6 +94,9 @@ class _DatabaseStore:
             if len(rows) < _PAGE:
                 return
             last = rows[-1].id
+
+    async def close(self) -> None:
+        """The database is closed by itself."""
 
 
 async def _next_version(connection: AsyncConnection) -> int:

@@ -56,5 +56,7 @@ class DefinitionStore(Protocol):
     async def purge(self, version: int) -> None:
         """Forget the definitions that were removed up to this version."""
 
+    async def close(self) -> None: ...
+
     def all(self) -> AsyncIterator[Definition]:
         """Every definition, read in pages."""

@@ -35,11 +35,10 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
         database = Database(Settings(database_url=SecretStr(template)), wiring.database.DIALECT)
         migrate(database)
         with database.engine.connect() as connection:
-            tables = set(inspect(connection).get_table_names())
+            tables = inspect(connection).get_table_names()
+            filled = [t for t in tables if connection.scalar(text(f"SELECT 1 FROM {t} LIMIT 1"))]
         database.engine.dispose()
-        kept = {"job_counters", *(name for name in tables if name.endswith("alembic_version"))}
-        # An emptied database costs a tenth of a new one.
-        empty = "; ".join(f"DELETE FROM {name}" for name in sorted(tables - kept))
+        to_empty = ", ".join(sorted(set(tables) - set(filled)))
         made, free = [template], list[str]()
 
         def new() -> str:
@@ -49,9 +48,10 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
             return made[-1]
 
         def done(url: str) -> None:
+            # Emptied, it costs a tenth of what a new one does.
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(_END_OTHERS)
-                connection.execute(empty)
+                connection.execute(f"TRUNCATE {to_empty}")
             free.append(url)
 
         try:

@@ -16,7 +16,7 @@ def upgrade() -> None:
         sa.Column("id", _id, primary_key=True, autoincrement=True),
         sa.Column("job", _key, nullable=False),
         sa.Column("fire_time", sa.BigInteger, nullable=False),
-        sa.Column("fence", sa.BigInteger, sa.Identity(), nullable=False, unique=True),
+        sa.Column("fence", sa.BigInteger, unique=True),
         sa.Column("replica", sa.String(200), nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("attempts", sa.Text),
@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text),
         sa.Column("active_key", sa.String(300), unique=True),
         sa.Column("lease_until", sa.BigInteger),
+        sa.Column("sent", sa.Integer),
         sa.Column("claimed_at", sa.BigInteger),
         sa.Column("finished_at", sa.BigInteger),
         sa.Column("first_fire_time", sa.BigInteger),
@@ -37,6 +38,8 @@ def upgrade() -> None:
         sqlite_where=sa.text("outcome IS NULL"),
         postgresql_where=sa.text("outcome IS NULL"),
     )
+    if op.get_bind().dialect.supports_sequences:
+        op.execute(sa.schema.CreateSequence(sa.Sequence("job_fences")))
     op.create_table(
         "job_schedules",
         sa.Column("job", sa.String(300), primary_key=True),
@@ -78,3 +81,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("job_counters", "job_locks", "job_definitions", "job_schedules", "job_runs"):
         op.drop_table(table)
+    if op.get_bind().dialect.supports_sequences:
+        op.execute(sa.schema.DropSequence(sa.Sequence("job_fences")))

@@ -1,0 +1,182 @@
+"""Locks in Redis or Valkey: who may try, and whose lease lives. What ran, the ledger says.
+
+A server that loses its memory costs a second try, never a second effect: a run starts only with
+its row in the ledger, and ends only by that row's fence.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from pydantic import SecretStr, field_validator
+from sqlalchemy import ColumnElement, Row, Subquery
+
+from app.core.database import Database
+from app.core.locks import redis_scripts as scripts
+from app.core.locks.redis_named import RedisLocks
+from app.core.redis import RedisServer, RedisUnavailable, redis_url
+from app.core.scheduling.answers import Claim, Early, Outcome, Refused, Taken, Won
+from app.core.scheduling.claims import EARLY, Asked
+from app.core.scheduling.ledger import Ledger
+from app.core.scheduling.named_lock import NamedLocks
+from app.core.settings import ServiceSettings
+
+_log = logging.getLogger(__name__)
+_REMEMBERED = 60.0
+"""Seconds for which a replica that comes late hears that a fire is done without the database."""
+
+
+class LockSettings(ServiceSettings):
+    lock_url: SecretStr = SecretStr("redis://127.0.0.1:6379/1")
+
+    @field_validator("lock_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr) -> SecretStr:
+        return redis_url("LOCK_URL", value)
+
+
+def ledger(settings: LockSettings, database: Database, replica: str) -> Ledger:
+    """Claims under a lease: any number of replicas."""
+    return RedisLedger(settings, database, replica)
+
+
+def claiming(ledger: Ledger) -> AbstractAsyncContextManager[None]:
+    """What to hold while claims are made: nothing."""
+    return nullcontext()
+
+
+def named_locks(settings: LockSettings, database: Database) -> NamedLocks:
+    return RedisLocks(RedisServer("LOCK_URL", settings.lock_url, settings.service_name), settings)
+
+
+class RedisLedger(Ledger):
+    """The ledger, with elections and leases in Redis: a lost claim costs one round trip there."""
+
+    def __init__(self, settings: LockSettings, database: Database, replica: str) -> None:
+        lease = settings.lease_seconds
+        super().__init__(database, replica, lease, settings.catch_up_seconds, patience=lease)
+        self._redis = RedisServer("LOCK_URL", settings.lock_url, settings.service_name)
+        self._lease_ms = int(lease * 1000)
+        self._held: dict[int, str] = {}
+
+    async def check(self) -> None:
+        await self._redis.run("return 1", [])
+
+    async def close(self) -> None:
+        await self._redis.close()
+
+    async def _answer(self, asked: Asked) -> dict[int, Claim]:
+        keys = [_run_key(fire.job, fire.time) for fire in asked.values()]
+        times = [fire.time for fire in asked.values()]
+        now, *claims = await self._redis.run(
+            scripts.ELECT, ["fence", *keys], self.replica, self._lease_ms, EARLY, *times
+        )
+        answers: dict[int, Claim] = {}
+        elected: Asked = {}
+        for (position, fire), claim in zip(asked.items(), claims, strict=True):
+            fence, _, owner = (claim or "").partition(":")
+            if not claim:
+                answers[position] = Early((fire.time - int(now)) / 1e6)
+            elif owner == self.replica and int(fence) not in self._held:
+                elected[position] = replace(fire, fence=int(fence))
+            else:
+                answers[position] = Taken(claim == scripts.DONE)
+        return answers | await self._confirm(elected, int(now))
+
+    async def _confirm(self, elected: Asked, now: int) -> dict[int, Claim]:
+        """Write what was won in Redis into the ledger, whose word counts."""
+        fresh = {p: (fire, None) for p, fire in elected.items() if fire.time > now - self.patience}
+        answers = await self._record(fresh) if fresh else {}
+        answers |= await super()._answer({p: f for p, f in elected.items() if p not in answers})
+        free: list[tuple[str, int, str]] = []
+        for position, fire in elected.items():
+            assert fire.fence is not None
+            key = _run_key(fire.job, fire.time)
+            match answers[position]:
+                case Won():
+                    self._held[fire.fence] = key
+                case Taken(settled=True) | Refused():
+                    free.append((key, fire.fence, scripts.DONE))
+                case _:
+                    free.append((key, fire.fence, ""))
+        await self._free(*free)
+        return answers
+
+    async def beat(self, fences: Sequence[int]) -> set[int]:
+        held = [fence for fence in fences if fence in self._held]
+        if not held:
+            return set()
+        keys = [self._held[fence] for fence in held]
+        kept = await self._redis.run(scripts.BEAT, keys, self._lease_ms, *map(self._claim, held))
+        return {held[position - 1] for position in kept}
+
+    async def finish(self, fence: int, outcome: Outcome, **more: Any) -> Outcome | None:
+        stands = await super().finish(fence, outcome, **more)
+        if not more.get("still_running"):
+            await self._let_go(fence, scripts.DONE)
+        return stands
+
+    async def release(self, fence: int) -> bool:
+        released = await super().release(fence)
+        await self._let_go(fence, scripts.DONE)
+        return released
+
+    async def hand_over(self, fence: int, attempts: Sequence[dict[str, Any]]) -> bool:
+        given = await super().hand_over(fence, attempts)
+        await self._let_go(fence, "")
+        return given
+
+    async def acquire(
+        self, row: Row[Any], condition: ColumnElement[bool], values: Mapping[str, Any]
+    ) -> Won | None:
+        won = await super().acquire(row, condition, values)
+        if won:
+            self._held[won.fence] = _run_key(row.job, row.fire_time)
+        return won
+
+    def _fence(self, batch: Subquery) -> ColumnElement[int]:
+        return batch.c.fence
+
+    async def spare_fence(self) -> int:
+        return int(await self._redis.run(scripts.SPARE, ["fence"]))
+
+    async def _seize(self, job: str, time: int, fence: int) -> int | None:
+        keys = ["fence", _run_key(job, time)]
+        new = await self._redis.run(scripts.SEIZE, keys, self.replica, self._lease_ms, fence)
+        return int(new) if new else None
+
+    async def _alive(self, rows: Sequence[Row[Any]]) -> set[int]:
+        alive = await super()._alive(rows)  # those that were claimed within a lease
+        rows = [row for row in rows if row.fence not in alive and row.lease_until > 0]
+        if not rows:
+            return alive
+        keys = [_run_key(row.job, row.fire_time) for row in rows]
+        held = await self._redis.run(scripts.HOLDERS, ["since", *keys], self._lease_ms * 1000)
+        if held is None:
+            return alive | {row.fence for row in rows}
+        holders = {claim.partition(":")[0] for claim in held}
+        return alive | {row.fence for row in rows if str(row.fence) in holders}
+
+    async def _let_go(self, fence: int, state: str) -> None:
+        if key := self._held.pop(fence, None):
+            await self._free((key, fence, state))
+
+    async def _free(self, *claims: tuple[str, int, str]) -> None:
+        """End our leases at once; if the server does not answer, they end by themselves."""
+        if not claims:
+            return
+        keys = [key for key, _, _ in claims]
+        states = [value for _, fence, state in claims for value in (self._claim(fence), state)]
+        try:
+            await self._redis.run(scripts.RELEASE, keys, int(_REMEMBERED * 1000), *states)
+        except RedisUnavailable as error:
+            _log.warning("%d leases are left to end by themselves: %s", len(claims), error)
+
+    def _claim(self, fence: int) -> str:
+        return f"{fence}:{self.replica}"
+
+
+def _run_key(job: str, time: int) -> str:
+    return f"run:{job}:{time}"

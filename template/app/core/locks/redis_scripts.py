@@ -1,0 +1,107 @@
+"""What happens to a lease in Redis: each change one script, on the server's own clock.
+
+A fence is never smaller than that clock, so that it grows even over a loss of memory. A claim is
+worth "fence:owner", or "done".
+"""
+
+DONE = "done"
+GRANT = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local function grant(key)
+  local last = tonumber(redis.call('GET', key) or '0')
+  local fence = string.format('%.0f', math.max(last + 1, now))
+  redis.call('SET', key, fence)
+  return fence
+end
+"""
+ELECT = (
+    GRANT
+    + """
+local owner, lease, early = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local answers = {string.format('%.0f', now)}
+for i = 2, #KEYS do
+  local held = redis.call('GET', KEYS[i])
+  if not held and tonumber(ARGV[i + 2]) <= now + early then
+    held = grant(KEYS[1]) .. ':' .. owner
+    redis.call('SET', KEYS[i], held, 'PX', lease)
+  end
+  answers[i] = held
+end
+return answers
+"""
+)
+SEIZE = (
+    GRANT
+    + """
+local held = redis.call('GET', KEYS[2])
+if held then
+  local fence, owner = string.match(held, '^(%d+):(.*)$')
+  if fence ~= ARGV[3] then
+    return owner == ARGV[1] and fence
+  end
+end
+local fence = grant(KEYS[1])
+redis.call('SET', KEYS[2], fence .. ':' .. ARGV[1], 'PX', ARGV[2])
+return fence
+"""
+)
+SPARE = GRANT + "return grant(KEYS[1])"
+BEAT = """
+local kept = {}
+for i, key in ipairs(KEYS) do
+  local held = redis.call('GET', key)
+  if not held or held == ARGV[i + 1] then
+    redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1])
+    kept[#kept + 1] = i
+  end
+end
+return kept
+"""
+RELEASE = """
+for i, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[2 * i] then
+    if ARGV[2 * i + 1] == '' then
+      redis.call('DEL', key)
+    else
+      redis.call('SET', key, ARGV[2 * i + 1], 'PX', ARGV[1])
+    end
+  end
+end
+"""
+# After a loss of memory every lease seems to have ended: for one lease nobody is taken for dead.
+HOLDERS = (
+    GRANT
+    + """
+redis.call('SET', KEYS[1], string.format('%.0f', now), 'NX')
+if now - tonumber(redis.call('GET', KEYS[1])) < tonumber(ARGV[1]) then
+  return false
+end
+local held = {}
+for i = 2, #KEYS do
+  held[i - 1] = redis.call('GET', KEYS[i]) or ''
+end
+return held
+"""
+)
+ACQUIRE = (
+    GRANT
+    + """
+local held = redis.call('GET', KEYS[2])
+if held then
+  local fence, owner = string.match(held, '^(%d+):(.*)$')
+  return owner == ARGV[1] and fence
+end
+local fence = grant(KEYS[1])
+redis.call('SET', KEYS[2], fence .. ':' .. ARGV[1], 'PX', ARGV[2])
+return fence
+"""
+)
+IF_MINE = """
+local held = redis.call('GET', KEYS[1])
+if not held or string.match(held, '^%d+') ~= ARGV[1] then
+  return 0
+end
+"""
+RENEW = IF_MINE + "return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
+FREE = IF_MINE + "return redis.call('DEL', KEYS[1])"

@@ -1,0 +1,121 @@
+"""A worker: runs what scheduling processes send, on this machine or another. `make worker`."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+
+import app.jobs
+from app.core.executors.engine import Message
+from app.core.logging import configure_logging
+from app.core.scheduling.declaration import Job, discover, find
+from app.core.scheduling.dispatch import DispatchRunner
+from app.core.scheduling.entry import Entry, Settlement
+from app.core.scheduling.queue import Queue
+from app.core.scheduling.triggers import moment
+from app.core.service import Service
+from app.core.settings import InvalidSettings
+from app.core.stores import DefinitionChanged
+from app.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class Worker(Service):
+    """A service that schedules nothing: it runs MAX_WORKERS fires at a time."""
+
+    def __init__(self, settings: Settings, jobs: Mapping[str, Job]) -> None:
+        super().__init__(settings, jobs)
+        self._queue = Queue(self.ledger)
+        self._stopping = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        assert isinstance(self.runner, DispatchRunner)
+        await self.runner.engine.open()
+        self.runner.start()
+        slots = self.settings.max_workers
+        self._serving = asyncio.create_task(
+            self.runner.engine.serve(slots, self.handle, self._stopping), name="serve"
+        )
+        _log.info("working", extra={"slots": slots})
+
+    async def handle(self, message: Message) -> None:
+        """Run it, unless it has been run: a message may come twice, or late."""
+        key, time = message["key"], message["fire_time"]
+        try:
+            job = find(message["job"])
+            started = None if self._stopping.is_set() else await self._queue.start(key, time)
+        except Exception as error:
+            # Its row stays as it is, and is sent again.
+            _log.warning("%s %s: not taken: %s", key, moment(time).isoformat(), error)
+            return
+        if started is None:
+            return
+        claim, attempts = started
+        settlements: list[Settlement] = []
+        entry = Entry(
+            key=key,
+            job=job,
+            args=(),
+            kwargs=message["kwargs"],
+            executor="asyncio" if job.is_async else "processpool",
+            origin="store",
+        )
+        await asyncio.wait({self.runner.resume(entry, time, claim, attempts, settlements.append)})
+        if any(settlement.over for settlement in settlements):
+            await self._complete(key)
+
+    async def _complete(self, key: str) -> None:
+        """A one-off job has its outcome: its definition goes."""
+        id, _, generation = key.rpartition(":")
+        if self.definitions is None or not generation.isdecimal():
+            return
+        try:
+            definition = await self.definitions.get(id)
+            if definition and definition.key == key and definition.fire_time is not None:
+                await self.definitions.change(replace(definition, removed=True))
+        except DefinitionChanged:
+            pass  # its id is in use again
+        except Exception as error:
+            _log.warning("%s is done, but still in the job store: %s", key, error)
+
+    def stop_taking(self) -> None:
+        """Take no more messages; what runs, runs on."""
+        if self._stopping.is_set():
+            self.runner.hurry()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until a signal says stop; then drain, and close everything."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop_taking)
+        try:
+            await self.start()
+            await self._stopping.wait()
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await super().stop()
+
+    async def finish(self) -> None:
+        if self._serving is not None:
+            await asyncio.wait({self._serving})
+
+
+async def _main() -> None:
+    try:
+        settings = Settings.load()
+    except InvalidSettings as error:
+        sys.exit(f"The worker cannot start with these settings:\n{error}")
+    configure_logging(settings)
+    await Worker(settings, discover(app.jobs)).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

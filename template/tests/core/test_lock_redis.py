@@ -1,0 +1,149 @@
+"""Locks in Redis or Valkey: what only they can show."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from app.core import wiring
+from app.core.database import Database
+from app.core.redis import RedisUnavailable
+from app.core.scheduling import Job, Run, lock
+from app.core.scheduling.answers import Early, Fire, Refused, Taken, Won
+from app.core.scheduling.execution import Execution
+from app.core.scheduling.ledger import Ledger
+from app.settings import Settings
+from tests.core.fixtures import Scheduling, environment, servers
+from tests.core.servers.valkey import PREFIX
+from tests.core.test_ledger import leased, now
+from tests.core.waiting import runs, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[redis.Redis]:
+    """The server behind the service's back."""
+    url = environment(settings)["LOCK_URL"]
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def ledger(database: Database) -> AsyncIterator[Ledger]:
+    opened = leased(database, "a", 30)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def brief(database: Database) -> AsyncIterator[Ledger]:
+    """One whose leases end soon."""
+    opened = leased(database, "b", 0.05)
+    yield opened
+    await opened.close()
+
+
+async def test_a_lost_claim_costs_the_database_nothing(
+    ledger: Ledger, settings: Settings, tmp_path: Path
+) -> None:
+    fire = Fire("job", await now(ledger), "job")
+    (won,) = await ledger.claim([fire])
+    assert isinstance(won, Won)
+    gone = settings.model_copy(update={"database_url": SecretStr(servers.unreachable(tmp_path))})
+    late = leased(Database(gone, wiring.database.DIALECT), "late", 30)
+    assert await late.claim([fire]) == [Taken(settled=False)]
+    await ledger.finish(won.fence, "succeeded", attempt=1)
+    assert await late.claim([fire]) == [Taken(settled=True)]
+    (early,) = await late.claim([Fire("job", fire.time + 5_000_000, "job")])
+    assert isinstance(early, Early)
+    await late.close()
+
+
+async def test_a_server_that_loses_its_memory_costs_a_try_and_no_second_run(
+    ledger: Ledger, brief: Ledger, server: redis.Redis
+) -> None:
+    at = await now(ledger)
+    (first,) = await brief.claim([Fire("job", at, "job")])
+    assert isinstance(first, Won)
+    server.flushdb()
+    assert await ledger.claim([Fire("job", at, "job")]) == [Taken(settled=False)]
+    assert await ledger.claim([Fire("job", at + 1, "job")]) == [Refused("skipped")]
+    (other,) = await ledger.claim([Fire("other", at, "other")])
+    assert isinstance(other, Won)
+    assert other.fence > first.fence
+
+
+async def test_after_a_loss_of_memory_nobody_is_taken_for_dead_for_a_lease(
+    ledger: Ledger, brief: Ledger, server: redis.Redis
+) -> None:
+    (won,) = await brief.claim([Fire("job", await now(brief), "job")])
+    assert isinstance(won, Won)
+    await asyncio.sleep(0.1)
+    assert [row.fence for row in await ledger.expired()] == [won.fence]
+    server.flushdb()
+    assert await ledger.expired() == []
+    assert await brief.beat([won.fence]) == {won.fence}
+    assert server.exists(f"{PREFIX}run:job:{(await runs(ledger.database))[0].fire_time}")
+
+
+async def test_all_keys_lie_in_one_slot_of_a_cluster(ledger: Ledger, server: redis.Redis) -> None:
+    await ledger.claim([Fire("job", await now(ledger), "job")])
+    async with lock("import"):
+        keys = [str(key) for key in server.scan_iter()]
+    assert len(keys) >= 4
+    assert all(key.startswith(PREFIX) for key in keys)
+
+
+async def test_a_claim_whose_answer_did_not_arrive_is_ours_when_it_is_asked_again(
+    ledger: Ledger, server: redis.Redis
+) -> None:
+    fire = Fire("job", await now(ledger), "job")
+    server.set(f"{PREFIX}run:job:{fire.time}", "7:a", px=30_000)
+    (won,) = await ledger.claim([fire])
+    assert won == Won(7, 1)
+    assert await ledger.claim([fire]) == [Taken(settled=False)]
+    assert await ledger.beat([7]) == {7}
+
+
+async def test_a_replica_that_lost_its_lease_stops_its_run(
+    scheduling: Scheduling, declare: Callable[..., Job], server: redis.Redis
+) -> None:
+    ended: list[str] = []
+
+    async def wait(run: Run) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async with scheduling() as service:
+        await service.scheduler.add_job_async(declare(wait), jobstore="memory", executor="asyncio")
+
+        async def active() -> list[Execution]:
+            return [run for run in service.runner._running.values() if run._body is not None]
+
+        (held,) = await until(active)
+        server.set(f"{PREFIX}run:{held.entry.key}:{held.time}", "1:somebody else")
+        await until(lambda: asyncio.sleep(0, ended == ["cancelled"]))
+        assert [row.outcome for row in await runs(service.database)] == [None]
+
+
+async def test_a_silent_holder_loses_a_named_lock(database: Database, server: redis.Redis) -> None:
+    async with lock("import", lease=0.5) as held:
+        server.delete(f"{PREFIX}lock:import")  # as if its lease had gone by
+        async with lock("import") as other:
+            assert other.fence > held.fence
+            await until(lambda: asyncio.sleep(0, held.lost))
+
+
+async def test_a_server_that_is_not_there_is_named(database: Database, settings: Settings) -> None:
+    gone = settings.model_copy(update={"lock_url": SecretStr("redis://127.0.0.1:1/0")})
+    ledger = wiring.lock.ledger(gone, database, "a")
+    with pytest.raises(RedisUnavailable, match=r"the server of LOCK_URL: .*127\.0\.0\.1:1"):
+        await ledger.check()
+    await ledger.close()

@@ -1,0 +1,136 @@
+"""Definitions in Redis or Valkey: what only they can show."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from app.core.scheduling import Job
+from app.core.stores import DefinitionChanged
+from app.settings import Settings
+from tests.core.fixtures import Scheduling, environment
+from tests.core.servers.valkey import PREFIX
+from tests.core.test_store_shared import held, ids, note
+from tests.core.waiting import until
+
+pytestmark = pytest.mark.anyio
+__all__ = ["note"]
+HOURLY = {"type": "interval", "step": 3_600_000_000, "offset": 0}
+ENTRY = {"job": "note", "kwargs": {"file": "x"}, "trigger": HOURLY, "fire_time": None}
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[redis.Redis]:
+    """The server behind the service's back."""
+    url = environment(settings)["JOB_STORE_URL"]
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        yield client
+
+
+def put(server: redis.Redis, id: str, value: str) -> None:
+    """An entry as somebody else may have written it."""
+    version = server.incr(f"{PREFIX}job-version")
+    server.hset(f"{PREFIX}jobs", id, value)
+    server.zadd(f"{PREFIX}job-versions", {id: version})
+    server.sadd(f"{PREFIX}job-recurring", id)
+
+
+async def test_only_json_is_stored_below_one_prefix(
+    scheduling: Scheduling, note: Job, server: redis.Redis
+) -> None:
+    async with scheduling() as service:
+        far = datetime.now(UTC) + timedelta(days=30)
+        job = await service.scheduler.add_job_async(
+            note, "date", run_date=far, kwargs={"file": "x"}
+        )
+        generation, _, text = str(server.hget(f"{PREFIX}jobs", job.id)).partition(" ")
+        assert int(generation) > 0
+        assert json.loads(text)["kwargs"] == {"file": "x"}
+        assert all(str(key).startswith(PREFIX) for key in server.scan_iter())
+
+
+async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
+    scheduling: Scheduling, note: Job, server: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = {**ENTRY, "paused": False, "removed": False}
+    forged = {
+        "code": f"1 {json.dumps({**whole, 'job': 'os.system'})}",
+        "pickle": "1 gASV",
+        "list": "1 [1]",
+        "bare": json.dumps(whole),
+        "unknown": f"1 {json.dumps({**whole, 'trigger': {'type': 'never'}})}",
+        "typed": f"1 {json.dumps({**whole, 'fire_time': 'soon'})}",
+        "old": f"1 {json.dumps({**whole, 'surprise': 1})}",
+    }
+    for id, value in forged.items():
+        put(server, id, value)
+    put(server, "good", f"1 {json.dumps(whole)}")
+    async with scheduling() as service:
+        assert await ids(service) == ["good"]
+        assert held(service, "good")
+    for id, value in forged.items():
+        assert server.hget(f"{PREFIX}jobs", id) == value
+        assert f"job {id!r} in the job store is left alone" in caplog.text
+
+
+async def test_a_change_made_elsewhere_at_the_same_time_is_not_undone(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        await service.scheduler.add_job_async(
+            note, "interval", hours=1, id="job", kwargs={"file": "x"}
+        )
+        store = service.scheduler._mirror.definitions  # type: ignore[union-attr]
+        seen = await store.get("job")
+        assert seen
+        await store.change(seen)
+        with pytest.raises(DefinitionChanged, match="changed elsewhere"):
+            await store.change(seen)
+
+
+async def test_what_was_removed_is_forgotten_at_last(
+    scheduling: Scheduling, note: Job, server: redis.Redis
+) -> None:
+    async with scheduling() as service:
+        await service.scheduler.add_job_async(note, id="gone", kwargs={"file": "x"})
+        await service.scheduler.remove_job_async("gone")
+        store = service.scheduler._mirror
+        assert store
+        await store.definitions.purge(1)
+        assert server.hkeys(f"{PREFIX}jobs") == ["gone"]
+        await store.definitions.purge(2**53)
+        assert not server.exists(f"{PREFIX}jobs", f"{PREFIX}job-versions")
+
+
+async def test_a_store_that_lost_its_memory_is_told_of_and_goes_on(
+    scheduling: Scheduling, note: Job, server: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scheduling() as service:
+        add = service.scheduler.add_job_async
+        await add(note, "interval", hours=1, id="before", kwargs={"file": "x"})
+        mirror = service.scheduler._mirror
+        await until(lambda: asyncio.sleep(0.02, mirror and mirror._version))
+        server.flushdb()
+
+        async def empty() -> bool:
+            return held(service, "before") is None
+
+        await until(empty)
+        assert "has lost what it had" in caplog.text
+        await add(note, "interval", hours=1, id="after", kwargs={"file": "x"})
+        assert await ids(service) == ["after"]
+
+
+async def test_many_jobs_are_read_in_pages(
+    scheduling: Scheduling, note: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.core.stores.redis._PAGE", 2)
+    async with scheduling() as service:
+        for number in range(5):
+            await service.scheduler.add_job_async(
+                note, "interval", hours=1, id=f"job{number}", kwargs={"file": "x"}
+            )
+        assert await ids(service) == [f"job{number}" for number in range(5)]

@@ -1,0 +1,172 @@
+"""Jobs added while the service runs: kept as definitions, for all replicas."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apscheduler.jobstores.base import JobLookupError
+
+from app.core.scheduling import Job, date, mirror
+from app.core.service import Service
+from app.core.stores import DefinitionChanged
+from tests.core import sample_jobs
+from tests.core.fixtures import Scheduling
+from tests.core.waiting import outcomes, runs, until
+
+pytestmark = pytest.mark.anyio
+Declare = Callable[..., Job]
+
+
+def held(service: Service, id: str) -> Any:
+    """The job as the replica's memory has it."""
+    return service.scheduler.get_job(id)
+
+
+async def ids(service: Service) -> list[str]:
+    return sorted([job.id async for job in service.scheduler.get_jobs_async()])
+
+
+@pytest.fixture
+def note(declare: Declare) -> Job:
+    async def note(file: str) -> None:
+        with Path(file).open("a") as notes:
+            notes.write("x")
+
+    return declare(note, executor="asyncio")
+
+
+async def test_a_one_off_job_survives_a_restart_runs_once_and_is_gone(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    file = tmp_path / "notes"
+    async with scheduling() as service:
+        service.runner.executors["asyncio"].slots = 0
+        job = await service.scheduler.add_job_async(
+            note, "date", run_date=datetime.now(UTC), kwargs={"file": str(file)}
+        )
+    assert not file.exists()
+    async with scheduling() as first:
+        assert await outcomes(first.database, job.id) == ["succeeded"]
+
+        async def gone() -> bool:
+            return await ids(first) == []
+
+        await until(gone)
+        await until(lambda: asyncio.sleep(0, held(first, job.id) is None))
+    assert file.read_text() == "x"
+
+
+async def test_a_job_is_operated_by_id(scheduling: Scheduling, note: Job) -> None:
+    async with scheduling() as service:
+        scheduler = service.scheduler
+        await scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
+        assert (await scheduler.pause_job_async("hourly")).next_run_time is None
+        assert (await asyncio.to_thread(scheduler.resume_job, "hourly")).next_run_time
+        await scheduler.modify_job_async("hourly", kwargs={"file": "elsewhere"})
+        assert held(service, "hourly").kwargs == {"file": "elsewhere"}
+        await scheduler.reschedule_job_async("hourly", trigger="cron", hour=4)
+        assert "0 4" in str(held(service, "hourly").trigger)
+        with pytest.raises(DefinitionChanged, match="replace_existing=True"):
+            await scheduler.add_job_async(note, id="hourly", kwargs={"file": "x"})
+        await scheduler.add_job_async(
+            note, "interval", hours=2, id="hourly", kwargs={"file": "x"}, replace_existing=True
+        )
+        assert "7200" in str(held(service, "hourly").trigger)
+        await scheduler.remove_job_async("hourly")
+        assert held(service, "hourly") is None
+        with pytest.raises(JobLookupError):
+            await scheduler.remove_job_async("hourly")
+
+
+async def test_a_one_off_job_due_later_is_read_when_it_comes_near(
+    scheduling: Scheduling, note: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left in the store at first, since it is too far ahead."""
+    monkeypatch.setattr(mirror, "AHEAD", 0)
+    monkeypatch.setattr(mirror, "_STEP", 50_000)
+    due = datetime.now(UTC) + timedelta(seconds=0.2)
+    async with scheduling() as service:
+        job = await service.scheduler.add_job_async(
+            note, "date", run_date=due, kwargs={"file": str(tmp_path / "notes")}
+        )
+        assert held(service, job.id) is None
+        assert await outcomes(service.database, job.id) == ["succeeded"]
+
+
+async def test_a_job_that_was_removed_while_it_waited_does_not_run(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    async with scheduling() as service:
+        service.runner.executors["asyncio"].slots = 0
+        job = await service.scheduler.add_job_async(note, kwargs={"file": str(tmp_path / "n")})
+        await until(lambda: asyncio.sleep(0, service.runner._waiting))
+        await service.scheduler.remove_job_async(job.id)
+        service.runner.executors["asyncio"].slots = 100
+        service.runner._wake.set()
+        await until(lambda: asyncio.sleep(0, not service.runner._waiting))
+        assert await runs(service.database) == []
+
+
+async def test_two_reminders_at_one_instant_are_two_and_an_id_used_again_runs_again(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    file = tmp_path / "notes"
+    due = datetime.now(UTC)
+    async with scheduling() as service:
+        for id in ("one", "two", "one"):
+            await service.scheduler.add_job_async(
+                note,
+                date(due),
+                id=id,
+                kwargs={"file": str(file)},
+                replace_existing=True,
+            )
+            await outcomes(service.database, f"{id}:", 1)
+            await until(lambda: asyncio.sleep(0, held(service, "one") is None))
+        await until(lambda: asyncio.sleep(0, file.read_text() == "xxx"))
+        assert len(await runs(service.database)) == 3
+
+
+async def test_what_a_store_cannot_keep_is_refused_naming_the_declared_form(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        add = service.scheduler.add_job_async
+        mine = sample_jobs.Service("file")
+        with pytest.raises(TypeError, match=r"is not a declared job.*with @job\(\) in app/jobs/"):
+            await add(mine.run_public_contract_aggregation_job, "interval", minutes=5)
+        with pytest.raises(TypeError, match="must be JSON values"):
+            await add(note, args=[service.settings])
+        with pytest.raises(TypeError, match="missing a required argument: 'file'"):
+            await add(note)
+        with pytest.raises(TypeError, match="its declaration's"):
+            await add(note, kwargs={"file": "x"}, executor="threadpool")
+        with pytest.raises(RuntimeError, match=r"await scheduler\.add_job_async"):
+            service.scheduler.add_job(note, kwargs={"file": "x"})
+        with pytest.raises(TypeError, match="cannot be modified"):
+            await service.scheduler.modify_job_async("x", name="y")
+
+
+async def test_a_thread_adds_a_job_with_the_plain_call(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "notes")
+    async with scheduling() as service:
+        add = service.scheduler.add_job
+        job = await asyncio.to_thread(lambda: add(note, kwargs={"file": file}))
+        assert await outcomes(service.database, job.id) == ["succeeded"]
+
+
+async def test_a_one_off_job_costs_memory_only_when_it_comes_near(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        far = datetime.now(UTC) + timedelta(days=30)
+        job = await service.scheduler.add_job_async(
+            note, "date", run_date=far, kwargs={"file": "x"}
+        )
+        assert held(service, job.id) is None
+        assert await ids(service) == [job.id]

@@ -1,0 +1,267 @@
+"""Workers run what was claimed elsewhere: once, whatever becomes of them."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from app.core.scheduling import interval
+from app.core.scheduling.queue import Queue
+from app.core.schema import job_runs
+from app.core.service import Service
+from app.core.worker import Worker
+from app.settings import Settings
+from tests.core.fixtures import Scheduling, environment, servers
+from tests.core.waiting import outcomes, runs, until
+from tests.core.working import JOBS, brief, computing, hanging
+
+pytestmark = pytest.mark.anyio
+Start = Callable[..., subprocess.Popen[bytes]]
+SOON = interval(seconds=0.5)
+ONCE = interval(hours=1)
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FILE", str(tmp_path / "notes"))
+    return tmp_path / "notes"
+
+
+@pytest.fixture
+def start(settings: Settings, notes: Path) -> Iterator[Start]:
+    """Start a worker as a process of its own."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "from tests.core.working import main; main()"]
+        more = {"SHUTDOWN_GRACE_SECONDS": "0.2", "MAX_WORKERS": "2", **more}
+        started.append(subprocess.Popen(command, env=environment(settings, **more)))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[Worker]:
+    """A worker in this process."""
+    worker = Worker(settings, JOBS)
+    try:
+        await worker.start()
+        yield worker
+    finally:
+        await worker.stop()
+
+
+def lines(notes: Path) -> list[list[str]]:
+    return [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
+
+
+async def noted(notes: Path, count: int = 1) -> list[list[str]]:
+    return list(
+        await until(lambda: asyncio.sleep(0.01, lines(notes) if len(lines(notes)) >= count else 0))
+    )
+
+
+async def ask(service: Service, job: object, **kwargs: object) -> str:
+    """A run of the job, now, for a worker."""
+    added = await service.scheduler.add_job_async(job, jobstore="memory", kwargs=kwargs)
+    return str(added.id)
+
+
+async def test_a_fire_is_claimed_here_and_runs_on_a_worker(
+    scheduling: Scheduling, start: Start, notes: Path
+) -> None:
+    worker = start()
+    async with scheduling(replace(brief, schedule=SOON)) as here:
+        assert "succeeded" in await outcomes(here.database, "brief", 2)
+        row = (await runs(here.database, "brief"))[0]
+        assert row.replica != here.ledger.replica
+        assert row.attempt == 1
+        id = await ask(here, computing)
+        assert await outcomes(here.database, id) == ["succeeded"]
+    where = {job: int(pid) for job, _, _, pid in lines(notes)}
+    # Coroutines run on the worker's loop, functions in a process of its own.
+    assert where["brief"] == worker.pid
+    assert where["computing"] not in (worker.pid, os.getpid())
+
+
+async def test_arguments_arrive_and_a_message_that_comes_again_runs_nothing(
+    scheduling: Scheduling, settings: Settings, notes: Path
+) -> None:
+    async with working(settings) as worker, scheduling() as here:
+        id = await ask(here, brief, word="ü")
+        assert await outcomes(here.database, id) == ["succeeded"]
+        assert [line[:3] for line in lines(notes)] == [["brief", "ü", "1"]]
+        (row,) = await runs(here.database, id)
+        message = {"key": row.job, "job": "brief", "kwargs": {}, "fire_time": row.fire_time}
+        await worker.handle(message)
+        await worker.handle({**message, "job": "unknown to this version"})
+        assert len(lines(notes)) == 1
+
+
+async def test_what_is_due_while_no_worker_is_there_waits_and_is_sent_again_seldom(
+    scheduling: Scheduling, settings: Settings, notes: Path
+) -> None:
+    async with scheduling() as here:
+        id = await ask(here, brief)
+
+        async def sent(times: int) -> bool:
+            return any(row.sent and row.sent >= times for row in await runs(here.database, id))
+
+        await until(lambda: sent(2))
+        (row,) = await runs(here.database, id)
+        assert row.outcome is None
+        assert row.lease_until - row.claimed_at > 1.5 * settings.lease_seconds * 1e6
+        async with working(settings):
+            assert await outcomes(here.database, id) == ["succeeded"]
+        assert len(lines(notes)) == 1
+
+
+async def test_the_run_of_a_killed_worker_is_taken_over_by_another(
+    scheduling: Scheduling, start: Start, notes: Path
+) -> None:
+    first = start()
+    async with scheduling() as here:
+        id = await ask(here, hanging)
+        assert (await noted(notes))[0][1:3] == ["began", "1"]
+        first.kill()
+        start()
+        assert await outcomes(here.database, id) == ["succeeded"]
+        (row,) = await runs(here.database, id)
+        assert row.attempt == 2
+        assert [past["outcome"] for past in json.loads(row.attempts)] == ["lost"]
+    assert [line[1:3] for line in lines(notes)] == [["began", "1"], ["began", "2"], ["ended", "2"]]
+
+
+async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_end(
+    scheduling: Scheduling, start: Start, notes: Path
+) -> None:
+    first = start()
+    async with scheduling() as here:
+        id = await ask(here, hanging)
+        await noted(notes)
+        first.terminate()
+        assert await asyncio.to_thread(first.wait, 30) == 0
+        start()
+        assert await outcomes(here.database, id) == ["succeeded"]
+        (row,) = await runs(here.database, id)
+        assert [past["outcome"] for past in json.loads(row.attempts)] == ["interrupted"]
+
+
+async def test_a_second_signal_ends_the_wait(
+    scheduling: Scheduling, start: Start, notes: Path
+) -> None:
+    worker = start(SHUTDOWN_GRACE_SECONDS="600")
+    async with scheduling() as here:
+        await ask(here, hanging)
+        await noted(notes)
+        began = time.monotonic()
+        while worker.poll() is None:
+            worker.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.2)
+        assert time.monotonic() - began < 60
+
+
+async def test_a_frozen_worker_changes_nothing_when_it_comes_back(
+    scheduling: Scheduling, start: Start, notes: Path
+) -> None:
+    frozen = start()
+    async with scheduling() as here:
+        id = await ask(here, hanging)
+        await noted(notes)
+        frozen.send_signal(signal.SIGSTOP)
+        start()
+        assert await outcomes(here.database, id) == ["succeeded"]
+        frozen.send_signal(signal.SIGCONT)
+        before = await runs(here.database, id)
+        # It is told so at its next heartbeat, and ends its own run.
+        frozen.terminate()
+        assert await asyncio.to_thread(frozen.wait, 30) == 0
+        assert await runs(here.database, id) == before
+    assert [line[1:3] for line in lines(notes)].count(["ended", "2"]) == 1
+    assert ["ended", "1"] not in [line[1:3] for line in lines(notes)]
+
+
+async def test_what_no_worker_takes_within_the_catch_up_window_is_missed(
+    scheduling: Scheduling,
+) -> None:
+    async with scheduling() as here:
+        id = await ask(here, brief)
+
+        async def queued() -> bool:
+            return any(row.sent for row in await runs(here.database, id))
+
+        await until(queued)
+        long_ago = int((time.time() - 10 * 86_400) * 1e6)
+        async with here.database.writing() as connection:
+            await connection.execute(update(job_runs).values(fire_time=long_ago, lease_until=1))
+        assert await outcomes(here.database, id) == ["missed"]
+
+
+async def test_a_job_that_still_waits_or_runs_lets_the_next_fire_pass(
+    scheduling: Scheduling,
+) -> None:
+    async with scheduling(replace(brief, schedule=interval(seconds=0.2))) as here:
+        assert set(await outcomes(here.database, "brief", 2)) == {"skipped"}
+
+
+async def test_a_replica_that_died_with_what_it_had_queued_costs_nothing(
+    scheduling: Scheduling, settings: Settings, notes: Path
+) -> None:
+    """Another one sends it again."""
+    job = replace(brief, schedule=SOON)
+    async with scheduling(job) as gone:
+        await until(lambda: runs(gone.database, "brief"))
+    async with scheduling(job) as here:
+        row = (await runs(here.database, "brief"))[0]
+        assert row.outcome is None
+        assert row.sent
+        async with working(settings):
+            await until(lambda: asyncio.sleep(0.02, lines(notes)))
+
+
+async def test_only_one_of_several_replicas_sends_again(
+    scheduling: Scheduling,
+) -> None:
+    async with scheduling() as here:
+        id = await ask(here, brief)
+        await until(lambda: runs(here.database, id))
+        async with here.database.writing() as connection:
+            await connection.execute(update(job_runs).values(lease_until=1, sent=1))
+        queue = Queue(here.ledger)
+        (row,) = await queue.overdue()
+        message = {"key": id, "job": "brief", "kwargs": {}, "fire_time": row.fire_time}
+        sent = await asyncio.gather(*(queue.send_again(row, message) for _ in range(4)))
+        assert len([one for one in sent if one]) <= 1
+
+
+async def test_what_a_worker_does_not_know_is_refused_when_it_is_added(
+    scheduling: Scheduling,
+) -> None:
+    async with scheduling() as here:
+        with pytest.raises(TypeError, match=r"declare it with @job\(\) in app/jobs/"):
+            await ask(here, lambda: 1)
+        with pytest.raises(TypeError, match="must be JSON values"):
+            await ask(here, brief, word=object())
+
+
+async def test_a_worker_starts_without_its_database_and_says_so(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    gone = make_settings(database_url=servers.unreachable(tmp_path))
+    async with working(gone) as worker:
+        assert worker.starting
+        assert "the database does not answer" in worker.starting
