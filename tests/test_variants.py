@@ -178,6 +178,17 @@ def test_its_own_suite_is_green(
     run(fresh(**answers), answers, *PYTEST, **environment)
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [{"profile": "custom", **axes} for axes in products(("database", "lock_backend"))],
+    ids=name_of,
+)
+def test_it_survives_what_is_done_to_whole_processes(
+    fresh: Render, answers: Answers, environment: dict[str, str]
+) -> None:
+    run(fresh(**answers), answers, *PYTEST, "tests/faults", **environment)
+
+
 @pytest.mark.parametrize("database", DOMAINS["database"])
 def test_it_is_complete_without_the_example(
     fresh: Render, database: str, request: pytest.FixtureRequest

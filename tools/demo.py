@@ -86,7 +86,7 @@ def show(server: subprocess.Popen[bytes], address: str) -> int:
     asked = get(f"{address}/contracts/refresh", method="POST")
     run = wait_for(server, f"{address}/contracts/refresh/{asked['id']}", "", "outcome")
     took = moment(run["finished_at"]) - moment(run["claimed_at"])
-    total = get(f"{address}/contracts")["total"]
+    total = len(get(f"{address}/contracts?limit=1000"))
     print(
         "\n  job        contracts.refresh_contracts"
         f"\n  fire time  {run['fire_time']}"
@@ -115,7 +115,7 @@ def wait_for(
     deadline = time.monotonic() + PATIENCE
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            answer = get(url)
+            answer: dict[str, Any] = get(url)
             if member is None or answer[member] is not None:
                 if what:
                     say(what)
@@ -126,10 +126,9 @@ def wait_for(
     sys.exit(f"nothing came of {url} within {PATIENCE:g} s; exit code: {server.returncode}")
 
 
-def get(url: str, method: str = "GET") -> dict[str, Any]:
+def get(url: str, method: str = "GET") -> Any:
     with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=5) as response:
-        found: dict[str, Any] = json.load(response)
-    return found
+        return json.load(response)
 
 
 def moment(text: str) -> datetime:

@@ -1,7 +1,6 @@
 """The application that a server runs: `uvicorn app.main:app`.
 
-Add middleware and routers as in any FastAPI app. Modules in app/api/ that have a `router`, and
-jobs in app/jobs/, are found by themselves.
+Add middleware as in any FastAPI app. What is in app/api/ and app/jobs/ is found by itself.
 """
 
 from app.core.app import create_app

@@ -10,13 +10,10 @@ class Settings(CoreSettings):
     """Where contracts come from. Unset: in `local` this service's own sample, else EVE Online."""
 
     esi_api_key: SecretStr | None = None
-
     esi_regions: tuple[int, ...] = (10000002, 10000043)
-
     aggregation_interval_minutes: int = Field(default=5, ge=1, le=1440)
-
     aggregation_dev_contract_limit: int = Field(default=0, ge=0)
-    """Store at most so many contracts of a region; 0 stores all."""
+    """Store at most so many contracts; 0 stores all."""
 
     # yours
 

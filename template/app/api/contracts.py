@@ -1,17 +1,17 @@
 """Contracts over HTTP: list them, and ask for a refresh."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
-from pydantic import BaseModel, ConfigDict
 
 from app.core.dependencies import CurrentSettings, Reading, Scheduler
 from app.core.scheduling import RunRecord, last_run
 from app.jobs.contracts import refresh_contracts
 from app.services.contracts import ContractAggregation
-from app.services.esi import EsiClient
+from app.services.esi import EsiClient, EsiContract
+from app.services.models import Contract
 
-_LARGEST = 2**63 - 1
 router = APIRouter(prefix="/contracts", tags=["contracts"])
 
 
@@ -20,57 +20,28 @@ async def aggregation(settings: CurrentSettings) -> ContractAggregation:
     return ContractAggregation(settings, EsiClient(settings))
 
 
-Aggregation = Annotated[ContractAggregation, Depends(aggregation)]
-
-
-class ContractOut(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    contract_id: int
-    region_id: int
-    type: str
-    title: str
-    price: float
-    date_expired: str
-
-
-class Contracts(BaseModel):
-    total: int
-    contracts: list[ContractOut]
-
-
-class Refresh(BaseModel):
-    id: str
-
-
-@router.get("")
+@router.get("", response_model=list[EsiContract])
 async def list_contracts(
     session: Reading,
-    service: Aggregation,
-    region: Annotated[int | None, Query(ge=0, le=_LARGEST)] = None,
+    service: Annotated[ContractAggregation, Depends(aggregation)],
+    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0, le=_LARGEST)] = 0,
-) -> Contracts:
-    """The stored contracts, by id."""
-    found = await service.stored(session, region, limit, offset)
-    return Contracts(
-        total=await service.count(session, region),
-        contracts=[ContractOut.model_validate(contract) for contract in found],
-    )
+) -> Sequence[Contract]:
+    """The stored contracts, by id: for the next page, those after the last id of this one."""
+    return await service.stored(session, after, limit)
 
 
 @router.post("/refresh", status_code=202)
-async def refresh(scheduler: Scheduler, response: Response) -> Refresh:
+async def refresh(scheduler: Scheduler, response: Response) -> dict[str, str]:
     """Fetch once, as soon as possible. The job is in the job store before this answers."""
     job = await scheduler.add_job_async(refresh_contracts)
     response.headers["Location"] = f"/contracts/refresh/{job.id}"
-    return Refresh(id=job.id)
+    return {"id": job.id}
 
 
 @router.get("/refresh/{id}")
 async def refreshed(id: str, session: Reading) -> RunRecord:
     """What became of a refresh; 404 until it has been claimed."""
-    record = await last_run(session, id)
-    if record is None:
-        raise HTTPException(404, "not run yet, or never asked for")
-    return record
+    if record := await last_run(session, id):
+        return record
+    raise HTTPException(404, "not run yet, or never asked for")

@@ -13,13 +13,13 @@ from app.services.esi import EsiClient
 )
 async def aggregate_public_contracts(run: Run) -> None:
     """Store every public contract that appeared since the last run."""
+    service = ContractAggregation(run.settings, EsiClient(run.settings))
     # The lock is for the refresh below; two runs of this job never overlap anyway.
     async with lock("contracts", wait=60):
-        service = ContractAggregation(run.settings, EsiClient(run.settings))
-        contracts = await service.fetch()
+        pages = await service.fetch()
         # The work and the run's completion: one transaction.
         async with run.unit_of_work() as session:
-            stored = await service.store(session, contracts)
+            stored = await service.store(session, pages)
     run.log.info("stored contracts", extra={"contracts": stored})
 
 

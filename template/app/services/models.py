@@ -10,8 +10,7 @@ class Contract(Base):
     __tablename__ = "contracts"
 
     contract_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    region_id: Mapped[int] = mapped_column(BigInteger, index=True)
-    type: Mapped[str] = mapped_column(String(30))
+    region_id: Mapped[int] = mapped_column(BigInteger)
     title: Mapped[str] = mapped_column(String(500))
     price: Mapped[float] = mapped_column(Float)
     date_expired: Mapped[str] = mapped_column(String(30))
@@ -29,6 +28,5 @@ class EsiPage(Base):
 class PriceQuantile(Base):
     __tablename__ = "price_quantiles"
 
-    region_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     quantile: Mapped[float] = mapped_column(Float, primary_key=True)
     price: Mapped[float] = mapped_column(Float)

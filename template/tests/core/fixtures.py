@@ -4,9 +4,10 @@ import importlib
 import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _further = importlib.import_module("tests.core.servers.valkey") if _FURTHER else
 Settings.model_config["env_file"] = None
 for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
+Databases = tuple[Callable[[], str], Callable[[str], None]]
 Declare = Callable[..., Job]
 Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
 
@@ -48,34 +50,57 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     return {**os.environ, **urls, "PYTHONPATH": path, **more}
 
 
+@contextmanager
+def other_replica(settings: Settings, job: Job) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that often runs this job of tests/core/replica.py, and is gone at the end."""
+    command = [sys.executable, "-m", "tests.core.replica"]
+    process = subprocess.Popen(command, env=environment(settings, JOB=job.id))
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
-def new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    with servers.databases(tmp_path_factory.mktemp("databases")) as (new, done):
+        yield new, done
+
+
+@pytest.fixture(scope="session")
+def new_database(databases: Databases) -> Callable[[], str]:
     """A function that makes a migrated database and returns its URL."""
-    with servers.databases(tmp_path_factory.mktemp("databases")) as new:
-        yield new
+    return databases[0]
 
 
 @pytest.fixture
 def make_settings(
-    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Settings]:
+    databases: Databases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., Settings]]:
     """Settings as in a test, some of them changed."""
+    new, done = databases
+    used: list[str] = []
     monkeypatch.chdir(tmp_path)
     defaults: dict[str, Any] = {"environment": "test", "shutdown_grace_seconds": 2}
     # Shorter than a service may have it: tests wait for leases to end.
     lease = {"lease_seconds": 0.5}
 
     def make(**changes: Any) -> Settings:
-        url = changes.pop("database_url", None) or new_database()
+        if (url := changes.pop("database_url", None)) is None:
+            url = new()
+            used.append(url)
         made = Settings(**{"database_url": SecretStr(url), **further_urls(), **defaults, **changes})
         return made.model_copy(update=lease)
 
-    return make
+    yield make
+    for url in used:
+        done(url)
 
 
 @pytest.fixture

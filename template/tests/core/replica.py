@@ -1,4 +1,4 @@
-"""A replica for the tests, as a process: `python -m tests.core.replica`, with FILE for notes."""
+"""A replica for the tests, a process of its own. Its jobs note in FILE when they begin."""
 
 import asyncio
 import os
@@ -6,7 +6,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from app.core.scheduling import Run, interval, job
+from sqlalchemy import update
+
+from app.core.scheduling import Job, Run, interval, job
+from app.core.schema import job_counters
 from app.core.service import Service
 from app.settings import Settings
 
@@ -17,25 +20,30 @@ async def tick(run: Run) -> None:
         notes.write(f"{run.fire_time.isoformat()} {os.getpid()}\n")
 
 
-@job(id="slow", executor="asyncio")
-async def slow(run: Run) -> None:
-    """Notes that it began; the first time it is in no hurry to end."""
+@job(id="count", executor="asyncio")
+async def count(run: Run) -> None:
+    """Counts its runs; at the first try it is in no hurry to end."""
     await tick(run)
     if run.attempt == 1:
-        await asyncio.sleep(60)
+        await asyncio.sleep(1)
+    async with run.unit_of_work() as session:
+        await session.execute(update(job_counters).values(value=job_counters.c.value + 1))
 
 
-async def main() -> None:
+def often(job: Job) -> Job:
+    return replace(job, schedule=interval(seconds=0.1))
+
+
+async def _serve() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    chosen = globals()[os.environ.get("JOB", "tick")]
-    every = replace(chosen, schedule=interval(seconds=0.1 if chosen is tick else 1))
+    job = often({"tick": tick, "count": count}[os.environ["JOB"]])
     settings = Settings.load().model_copy(update={"lease_seconds": 0.5})
-    service = Service(settings, {every.id: every})
+    service = Service(settings, {job.id: job})
     await service.start()
     await stop.wait()
     await service.stop()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(_serve())

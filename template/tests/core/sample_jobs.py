@@ -47,17 +47,12 @@ async def fail_async() -> None:
 
 @job(timeout=0.1)
 def sleep_too_long() -> None:
-    time.sleep(0.3)
+    time.sleep(0.6)
 
 
 @job(timeout=0.1)
 async def sleep_too_long_async() -> None:
     await asyncio.sleep(30)
-
-
-@job()
-def die() -> None:
-    os._exit(7)
 
 
 @job()
@@ -82,7 +77,7 @@ def fail_unspeakably() -> None:
 
 @job()
 async def hold_the_loop() -> None:
-    time.sleep(0.3)  # noqa: ASYNC251
+    time.sleep(0.22)  # noqa: ASYNC251
 
 
 @job(timeout=0.5)
@@ -106,7 +101,7 @@ def chatter(file: str) -> None:
 def hold_lock(file: str) -> None:
     with lock("shared"):
         _note(file)
-        time.sleep(0.4)
+        time.sleep(0.2)
 
 
 @job()

@@ -4,13 +4,13 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import alembic.config
 import pytest
 from sqlalchemy import update
 
@@ -29,12 +29,12 @@ from tests.core.fixtures import Declare, Scheduling
 from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
-OFTEN = interval(seconds=0.2)
+OFTEN = interval(seconds=0.1)
 
 
 @pytest.fixture
 def brief(make_settings: Callable[..., Settings]) -> Settings:
-    return make_settings(shutdown_grace_seconds=0.2)
+    return make_settings(shutdown_grace_seconds=0.05)
 
 
 async def running(service: Service, job: str) -> None:
@@ -46,33 +46,6 @@ async def running(service: Service, job: str) -> None:
     await until(begun)
 
 
-async def test_a_thread_that_outlives_the_service_keeps_its_lease(
-    scheduling: Scheduling, declare: Declare, brief: Settings
-) -> None:
-    job = declare(lambda: time.sleep(1), OFTEN, id="thread", executor="threadpool")
-    async with scheduling(job, settings=brief) as service:
-        await running(service, "thread")
-    async with scheduling(settings=brief) as service:
-        row = (await runs(service.database, "thread"))[0]
-        assert (row.outcome, row.active_key) == (None, "thread")
-
-
-async def test_a_coroutine_beside_the_loop_is_given_back_at_a_stop(
-    scheduling: Scheduling, declare: Declare, brief: Settings
-) -> None:
-    async def wait() -> None:
-        await asyncio.sleep(60)
-
-    job = declare(wait, OFTEN, executor="threadpool")
-    async with scheduling(job, settings=brief) as service:
-        await running(service, "wait")
-        await until(lambda: asyncio.sleep(0.1, True))
-    async with scheduling(settings=brief) as service:
-        row = (await runs(service.database, "wait"))[0]
-        assert (row.outcome, row.active_key) == (None, None)
-        assert json.loads(row.attempts)[-1]["outcome"] == "interrupted"
-
-
 @pytest.mark.parametrize("stops", [False, True], ids=["time-out", "stop"])
 async def test_a_coroutine_that_blocks_its_loop_is_left_behind(
     scheduling: Scheduling,
@@ -81,12 +54,12 @@ async def test_a_coroutine_that_blocks_its_loop_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
     stops: bool,
 ) -> None:
-    monkeypatch.setattr(threadpool, "_PATIENCE", 0.1)
+    monkeypatch.setattr(threadpool, "_PATIENCE", 0.05)
 
     async def block() -> None:
-        time.sleep(1)  # noqa: ASYNC251
+        time.sleep(0.3)  # noqa: ASYNC251
 
-    job = declare(block, OFTEN, executor="threadpool", timeout=None if stops else 0.1)
+    job = declare(block, OFTEN, executor="threadpool", timeout=None if stops else 0.05)
     async with scheduling(job, settings=brief) as service:
         await running(service, "block")
         if not stops:
@@ -154,7 +127,7 @@ def test_the_first_signal_is_told_from_the_second() -> None:
 async def test_claims_wait_for_the_database_and_lose_nothing(
     scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_RETRY", 0.05)
+    monkeypatch.setattr(runner, "_RETRY", 0.01)
     failures = 0
     whole = Ledger.claim
 
@@ -181,7 +154,7 @@ async def test_the_record_of_a_run_waits_for_the_database(
     whole = Ledger.finish
 
     async def finish(self: Ledger, *arguments: Any, **more: Any) -> Any:
-        if len(failures) < 2:
+        if not failures:
             failures.append(1)
             raise OSError("the database is away")
         return await whole(self, *arguments, **more)
@@ -232,7 +205,7 @@ async def test_a_job_that_cannot_be_submitted_does_not_stop_the_pass(
 
 async def test_a_fire_is_not_run_before_its_time(scheduling: Scheduling) -> None:
     async with scheduling() as service:
-        due = int((time.time() + 0.5) * 1e6)
+        due = int((time.time() + 0.3) * 1e6)
         entry = Entry("early", sample_jobs.speak, (), {}, "asyncio", "memory")
         service.runner.submit(entry, due, lambda _: None)
         assert service.runner.knows("early", due)
@@ -291,7 +264,7 @@ async def test_a_run_that_no_version_knows_is_lost_in_the_end(
 async def test_a_claim_that_was_cut_off_is_found_again(
     scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.core.scheduling.ledger._UNKNOWN_AFTER", 100_000)
+    monkeypatch.setattr("app.core.scheduling.ledger._UNKNOWN_AFTER", 20_000)
     job = declare(sample_jobs.speak.function, interval(hours=1), id="cut", executor="asyncio")
     async with scheduling(job) as service:
         at = int(time.time() * 1e6)
@@ -313,7 +286,7 @@ async def test_a_lock_whose_renewal_fails_is_tried_again(
 
     monkeypatch.setattr(locks, "renew", renew)
     async with lock("import", lease=0.3) as held:
-        await until(lambda: asyncio.sleep(0.02, len(calls) >= 2))
+        await until(lambda: asyncio.sleep(0, len(calls) >= 2))
         assert not held.lost
 
 
@@ -341,14 +314,9 @@ def test_the_command_migrates_and_checks(
         migrate.main()
 
 
-def test_alembics_own_command_works_on_your_history(settings: Settings) -> None:
-    root = Path(migrate.__file__).parents[2]
-    url = settings.database_url.get_secret_value()
-    done = subprocess.run(
-        [Path(sys.executable).with_name("alembic"), "current"],
-        cwd=root,
-        env={**os.environ, "DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def test_alembics_own_command_works_on_your_history(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(migrate.__file__).parents[2])
+    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
+    alembic.config.main(["current"], "alembic")

@@ -22,7 +22,7 @@ async def test_a_silent_holder_loses_a_named_lock(database: Database) -> None:
             await connection.execute(update(job_locks).values(lease_until=0))
         async with lock("import") as other:
             assert other.fence > held.fence
-            await until(lambda: asyncio.sleep(0.02, held.lost))
+            await until(lambda: asyncio.sleep(0, held.lost))
 
 
 async def test_a_replica_that_lost_its_lease_stops_its_run(
@@ -46,7 +46,7 @@ async def test_a_replica_that_lost_its_lease_stops_its_run(
 
         (held,) = await until(active)
         other = type(service.runner.ledger)(service.database, "b", 30, 3600)
-        await until(lambda: asyncio.sleep(0.02, held._body is not None))
+        await until(lambda: asyncio.sleep(0, held._body is not None))
         await other.hand_over(held.fence, [])  # as if it had been taken over
-        await until(lambda: asyncio.sleep(0.02, ended == ["cancelled"]))
+        await until(lambda: asyncio.sleep(0, ended == ["cancelled"]))
         assert [row.outcome for row in await runs(service.database)] == [None]

@@ -28,7 +28,7 @@ def noting(declare: Declare, tmp_path: Path) -> Job:
     """A job that is often due."""
     return declare(
         sample_jobs.note.function,
-        interval(seconds=0.2),
+        interval(seconds=0.1),
         executor="threadpool",
         id="note",
         kwargs={"file": str(tmp_path / "notes")},
@@ -67,11 +67,11 @@ async def test_no_claims_are_made_while_another_process_may_make_them(
     async with scheduling(noting) as service:
         ledger = service.runner.ledger
         alone = False
-        await until(lambda: asyncio.sleep(0.02, ledger.suspended))
+        await until(lambda: asyncio.sleep(0, ledger.suspended))
         with pytest.raises(RuntimeError, match="suspended"):
             await ledger.claim([Fire("x", 0, None)])
         alone = True
-        await until(lambda: asyncio.sleep(0.02, not ledger.suspended))
+        await until(lambda: asyncio.sleep(0, not ledger.suspended))
         await outcomes(service.database, "note")
 
 

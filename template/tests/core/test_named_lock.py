@@ -1,15 +1,11 @@
 """`lock("name")`, the guide's section 4, as it was meant."""
 
 import asyncio
-import time
-from pathlib import Path
 
 import pytest
 
 from app.core.scheduling import LockNotAcquired, lock, named_lock
-from tests.core import sample_jobs
-from tests.core.fixtures import Scheduling
-from tests.core.waiting import outcomes, until
+from tests.core.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("database")]
 
@@ -31,7 +27,7 @@ async def test_waiting_gets_it_when_it_is_free() -> None:
     async def hold() -> None:
         async with lock("import"):
             order.append("held")
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.05)
             order.append("freed")
 
     holding = asyncio.create_task(hold())
@@ -45,7 +41,7 @@ async def test_waiting_gets_it_when_it_is_free() -> None:
 async def test_a_function_holds_it_too_and_an_error_frees_it() -> None:
     def work() -> None:
         with lock("import"):
-            with pytest.raises(LockNotAcquired), lock("import", wait=0.1):
+            with pytest.raises(LockNotAcquired), lock("import", wait=0.05):
                 pass
             raise ZeroDivisionError
 
@@ -70,27 +66,6 @@ async def test_somebody_elses_lock_is_never_freed() -> None:
         with pytest.raises(LockNotAcquired):
             async with lock("import"):
                 pass
-
-
-async def test_a_worker_process_and_the_service_exclude_each_other(
-    scheduling: Scheduling, tmp_path: Path
-) -> None:
-    file = tmp_path / "note"
-    async with scheduling() as service:
-        job = await service.scheduler.add_job_async(
-            sample_jobs.hold_lock,
-            jobstore="memory",
-            executor="processpool",
-            kwargs={"file": str(file)},
-        )
-        await until(lambda: asyncio.sleep(0, file.exists()))
-        with pytest.raises(LockNotAcquired):
-            async with lock("shared"):
-                pass
-        started = time.monotonic()
-        async with lock("shared", wait=20):
-            assert time.monotonic() - started > 0.02
-        assert await outcomes(service.database, job.id) == ["succeeded"]
 
 
 async def test_a_name_is_needed() -> None:

@@ -1,8 +1,6 @@
 """Several processes on one database: each fire once, and one word for all of them."""
 
 import asyncio
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,7 +11,8 @@ import pytest
 from app.core.scheduling import Job, interval
 from app.core.scheduling.cursors import Cursors
 from app.settings import Settings
-from tests.core.fixtures import Scheduling, environment
+from tests.core.fixtures import Scheduling, other_replica
+from tests.core.replica import often, tick
 from tests.core.waiting import outcomes, until
 
 pytestmark = pytest.mark.anyio
@@ -25,25 +24,24 @@ async def nothing() -> None:
 
 
 async def test_two_processes_on_one_database_run_each_fire_once(
-    settings: Settings, tmp_path: Path
+    scheduling: Scheduling, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """This process is one of the two."""
     file = tmp_path / "notes"
-    command = [sys.executable, "-m", "tests.core.replica"]
-    process = environment(settings, FILE=str(file))
-    replicas = [subprocess.Popen(command, env=process) for _ in range(2)]
-    try:
+    monkeypatch.setenv("FILE", str(file))
 
-        async def both_have_run() -> bool:
-            lines = file.read_text().splitlines() if file.exists() else []
-            return len({line.split()[1] for line in lines}) == 2 and len(lines) > 10
+    async def both_have_run() -> bool:
+        processes = [line.split()[1] for line in file.read_text().splitlines()]
+        return str(other.pid) in processes[:-3]
 
-        await until(both_have_run)
-    finally:
-        for replica in replicas:
-            replica.terminate()
-        for replica in replicas:
-            assert replica.wait(30) == 0
+    with other_replica(settings, tick) as other:
+        async with scheduling(often(tick)):
+            await until(lambda: asyncio.sleep(0, file.exists()))
+            await until(both_have_run)
+        other.terminate()
+        assert await asyncio.to_thread(other.wait, 30) == 0
     fires = Counter(line.split()[0] for line in file.read_text().splitlines())
+    assert len(fires) > 3
     assert set(fires.values()) == {1}
 
 
@@ -70,5 +68,5 @@ async def test_a_declared_job_is_paused_and_rescheduled_for_all_replicas(
 
         resumed = await asyncio.to_thread(second.scheduler.resume_job, "nothing")
         assert resumed.next_run_time is not None
-        await second.scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.2)
-        assert "succeeded" in await outcomes(first.database, "nothing", 3)
+        await second.scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.1)
+        assert "succeeded" in await outcomes(first.database, "nothing", 2)

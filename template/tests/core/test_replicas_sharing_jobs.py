@@ -23,7 +23,7 @@ async def test_a_change_on_one_replica_acts_on_all(
     async with scheduling() as first, scheduling() as second:
 
         async def there(condition: Callable[[], object]) -> None:
-            await until(lambda: asyncio.sleep(0.02, condition()))
+            await until(lambda: asyncio.sleep(0, condition()))
 
         added = await first.scheduler.add_job_async(
             note, "interval", hours=1, id="hourly", args=[str(tmp_path / "notes")]

@@ -17,19 +17,16 @@ ZONES = (
     "America/New_York",
     "Australia/Lord_Howe",  # half an hour
     "America/Sao_Paulo",  # at midnight, until 2019
-    "Africa/Cairo",
+    "Africa/Cairo",  # at midnight, since 2023
 )
 
 
 def _changes(zone: ZoneInfo) -> list[datetime]:
-    """The instants at which the zone changed its offset, to the hour, over some years."""
-    hours = (datetime(2017, 1, 1, tzinfo=UTC) + timedelta(hours=h) for h in range(0, 24 * 900))
-    offset, found = None, []
-    for hour in hours:
-        if (now := hour.astimezone(zone).utcoffset()) != offset and offset is not None:
-            found.append(hour)
-        offset = now
-    return found
+    """The days, by their noon, on which the zone changed its offset, over some years."""
+    noons = [datetime(2017, 1, 1, 12, tzinfo=UTC) + timedelta(days=day) for day in range(3000)]
+    offsets = [(noon - timedelta(hours=12)).astimezone(zone).utcoffset() for noon in noons]
+    following = zip(noons, pairwise(offsets), strict=False)
+    return [noon for noon, (before, after) in following if before != after]
 
 
 CHANGES = [(ZoneInfo(zone), at) for zone in ZONES for at in _changes(ZoneInfo(zone))]
@@ -70,12 +67,12 @@ def _reference(expression: str, zone: ZoneInfo, start: datetime, end: datetime) 
 
 
 @settings(max_examples=25, deadline=None)
-@given(_expressions, st.sampled_from(CHANGES), st.integers(-2000, 2000))
+@given(_expressions, st.sampled_from(CHANGES), st.integers(-1400, 1400))
 def test_cron_is_crontab_when_the_clocks_change(
     expression: str, change: tuple[ZoneInfo, datetime], minutes: int
 ) -> None:
     zone, at = change
-    start, end = at - timedelta(days=2), at + timedelta(days=2)
+    start, end = at - timedelta(days=1), at + timedelta(days=1)
     expected = _reference(expression, zone, start, end)
     trigger = cron(expression, zone.key)
     assert list(trigger.between(start - timedelta(microseconds=1), end - timedelta(seconds=1))) == (
@@ -90,17 +87,16 @@ def test_cron_is_crontab_when_the_clocks_change(
         assert trigger.next(probe) == after[0]
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.integers(0, 59), st.integers(0, 23), st.sampled_from(ZONES), st.sampled_from([2018, 2026])
-)
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 59), st.integers(0, 23), st.sampled_from(CHANGES))
 def test_a_daily_job_runs_once_per_wall_clock_day(
-    minute: int, hour: int, zone: str, year: int
+    minute: int, hour: int, change: tuple[ZoneInfo, datetime]
 ) -> None:
-    start = datetime(year, 1, 1, tzinfo=ZoneInfo(zone)).astimezone(UTC)
-    fires = cron(f"{minute} {hour} * * *", zone).between(start, start + timedelta(days=364))
-    days = [fire.astimezone(ZoneInfo(zone)).date() for fire in fires]
-    assert len(days) == len(set(days))
+    zone, at = change
+    trigger = cron(f"{minute} {hour} * * *", zone.key)
+    fires = trigger.between(at - timedelta(days=4), at + timedelta(days=4))
+    days = [fire.astimezone(zone).date() for fire in fires]
+    assert len(days) >= 7
     assert {(b - a).days for a, b in pairwise(days)} == {1}
 
 

@@ -16,7 +16,7 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) ->
     deadline = time.monotonic() + seconds
     while not (value := await condition()):
         assert time.monotonic() < deadline, f"not so within {seconds} s; last: {value!r}"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.01)
     return value
 
 
@@ -25,8 +25,9 @@ async def runs(database: Database, job: str = "%") -> list[Row[Any]]:
     statement = (
         select(job_runs).where(job_runs.c.job.like(f"{job}%")).order_by(job_runs.c.fire_time)
     )
-    async with database.reading() as connection:
-        return list((await connection.execute(statement)).all())
+    # Read on the spot: a coroutine's way to the database and back costs ten times as much.
+    with database.engine.connect().execution_options(writes=False) as connection:
+        return list(connection.execute(statement))
 
 
 async def outcomes(database: Database, job: str, count: int = 1, seconds: float = 30) -> list[str]:

@@ -43,6 +43,7 @@ class Execution:
         self._lost = False
         self._draining = False
         self._pausing = False
+        self._stopping = False
 
     def lose(self, why: str) -> None:
         """Somebody else has this run, or may have: end the body, record nothing."""
@@ -58,7 +59,8 @@ class Execution:
             self._body.cancel()
 
     def drain_if_pausing(self) -> None:
-        """The service stops: give the run back now, if it only waits for its next attempt."""
+        """The service stops: give the run back once it only waits for its next attempt."""
+        self._stopping = True
         if self._pausing:
             self.drain()
 
@@ -125,6 +127,8 @@ class Execution:
         self._attempts = past
         self._body = asyncio.create_task(asyncio.sleep(self.entry.job.delay(failures)))
         self._pausing = True
+        if self._stopping:
+            self.drain()
         await asyncio.wait({self._body})
         self._pausing = False
         return not self._lost

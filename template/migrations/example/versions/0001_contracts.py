@@ -11,8 +11,7 @@ def upgrade() -> None:
     op.create_table(
         "contracts",
         sa.Column("contract_id", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("region_id", sa.BigInteger, nullable=False, index=True),
-        sa.Column("type", sa.String(30), nullable=False),
+        sa.Column("region_id", sa.BigInteger, nullable=False),
         sa.Column("title", sa.String(500), nullable=False),
         sa.Column("price", sa.Float, nullable=False),
         sa.Column("date_expired", sa.String(30), nullable=False),
@@ -24,7 +23,6 @@ def upgrade() -> None:
     )
     op.create_table(
         "price_quantiles",
-        sa.Column("region_id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("quantile", sa.Float, primary_key=True),
         sa.Column("price", sa.Float, nullable=False),
     )

