@@ -100,6 +100,9 @@ def test_an_owners_work_survives_an_update(service: Path, released: Path) -> Non
         ({"database": "postgresql"}, {"database": "sqlite"}),
         ({"license": "MIT"}, {"license": "none"}),
         ({"python_version": "3.11"}, {"python_version": "3.13"}),
+        ({"package_manager": "uv"}, {"package_manager": "pip"}),
+        ({"package_manager": "pip"}, {"package_manager": "poetry"}),
+        ({"package_manager": "poetry"}, {"package_manager": "uv"}),
     ],
     ids=str,
 )

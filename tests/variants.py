@@ -37,6 +37,20 @@ def choices(question: dict[str, Any]) -> list[Any] | None:
     return [value["value"] if isinstance(value, dict) else value for value in values]
 
 
+# Installed into environments of their own, with the lowest versions declared and the newest.
+REFERENCES: dict[str, Answers] = {
+    "embedded": {},
+    "replicas-postgresql": {"profile": "replicas-postgresql"},
+    "replicas-redis": {"profile": "replicas-redis"},
+    "everything-off": {
+        "profile": "custom",
+        "license": "none",
+        "job_store": "memory",
+        "executor": "asyncio",
+        "lock_backend": "memory",
+        "example": False,
+    },
+}
 DOMAINS = {name: found for name, q in QUESTIONS.items() if (found := choices(q)) is not None}
 TEXTS = [name for name in QUESTIONS if name not in DOMAINS]
 

@@ -1,0 +1,119 @@
+"""What is rendered installs and works: by each package manager, on each Python, old or new."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Render, commit, git
+from tests.test_cli import copier
+from tests.test_updates import change
+from tests.variants import DOMAINS, REFERENCES, command
+
+UV = str(Path(sys.executable).with_name("uv"))
+# What `make install` writes down, and git sees.
+LOCKS = {"uv": "?? uv.lock\n", "poetry": "?? poetry.lock\n", "pip": ""}
+
+
+def run(*what: str, cwd: Path, repeat: str = "", **environment: str) -> str:
+    done = subprocess.run(
+        what,
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=900,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n\n{repeat}"
+    return done.stdout
+
+
+@functools.cache
+def pythons() -> list[str]:
+    """The interpreters that are here, of those that can be chosen; oldest first."""
+    found = [
+        subprocess.run(
+            [UV, "python", "find", "--no-project", "--system", version],
+            text=True,
+            capture_output=True,
+            env={**os.environ, "PYENV_VERSION": version},  # else pyenv hides all but one
+        )
+        for version in DOMAINS["python_version"]
+    ]
+    return [done.stdout.strip() for done in found if done.returncode == 0]
+
+
+@pytest.mark.parametrize("package_manager", DOMAINS["package_manager"])
+def test_a_package_manager_installs_a_service_that_works(
+    snapshot: Path, tmp_path: Path, package_manager: str
+) -> None:
+    """On a machine that has Python with venv, git and make, and no package manager but pip."""
+    folder = tmp_path / "service"
+    data = ("profile=custom", f"package_manager={package_manager}")
+    copier(
+        "copy", "--defaults", "--data", data[0], "--data", data[1], str(snapshot), str(folder),
+        cwd=tmp_path,
+    )  # fmt: skip
+    if package_manager == "poetry":
+        with_simple_index(folder / "pyproject.toml")
+    commit(folder)
+
+    def make(*targets: str) -> None:
+        bare = {"PATH": os.defpath, "VIRTUAL_ENV": str(tmp_path / "active")}
+        run("make", *targets, f"PYTHON={sys.executable}", cwd=folder, **bare)
+
+    make("install")
+    make("check")
+    make("test")
+    assert git("status", "--porcelain", cwd=folder) == LOCKS[package_manager]
+    change(folder / "pyproject.toml", "    # yours\n", '    # yours\n    "iniconfig>=2",\n')
+    make("install")
+
+
+def with_simple_index(project: Path) -> None:
+    """Poetry asks an index for metadata of each version, which mirrors rarely have."""
+    said = run(sys.executable, "-m", "pip", "install", "--help", cwd=project.parent)
+    (url,) = re.findall(r"default\s+(https?://[^)\s]+)", said)
+    with project.open("a") as file:
+        file.write(f'\n[[tool.poetry.source]]\nname = "simple"\nurl = "{url}/"\n')
+
+
+@pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_reference_variant_works_with_the_lowest_and_the_newest_versions(
+    snapshot: Path, tmp_path: Path, name: str, resolution: str
+) -> None:
+    """The lowest on the oldest Python, the newest on the newest that is here."""
+    folder = tmp_path / "service"
+    answers = REFERENCES[name]
+    data = [word for pair in answers.items() for word in ("--data", "{}={}".format(*pair))]
+    copier("copy", "--defaults", *data, str(snapshot), str(folder), cwd=tmp_path)
+    lowest = resolution == "lowest-direct"
+    python = pythons()[0 if lowest else -1]
+    sync = ("sync", "--quiet", "--resolution", resolution, "--python", python)
+    repeat = f"To repeat it:\n  {command(answers)}\nbut install with: uv {' '.join(sync)}"
+    run(UV, *sync, cwd=folder, repeat=repeat)
+    if not lowest:
+        run("make", "check", cwd=folder, repeat=repeat)
+    run("make", "test", cwd=folder, repeat=repeat)
+
+
+@pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
+@pytest.mark.parametrize("python_version", DOMAINS["python_version"])
+def test_every_floor_resolves(
+    render: Render, tmp_path: Path, python_version: str, resolution: str
+) -> None:
+    """To packages that are built for that Python: nobody needs a compiler."""
+    for profile in DOMAINS["profile"]:
+        project = render(profile=profile, python_version=python_version) / "pyproject.toml"
+        run(
+            UV, "pip", "compile", "--quiet", "--no-build", "--group", f"{project}:dev",
+            "--python-version", python_version, "--resolution", resolution, str(project),
+            cwd=tmp_path,
+        )  # fmt: skip
