@@ -84,9 +84,9 @@ async def test_a_claim_fails_as_if_the_database_had_when_the_message_cannot_be_s
 ) -> None:
     async with database.writing() as connection:
         await connection.execute(text("DROP FUNCTION procrastinate_defer_jobs_v1"))
-    with pytest.raises(ConnectionError, match="procrastinate_defer_jobs_v1"):
-        async with database.writing() as connection:
+        with pytest.raises(ConnectionError, match="procrastinate_defer_jobs_v1"):
             await sender.enqueue(connection, [message()])
+        await connection.rollback()
 
 
 async def test_after_a_long_outage_a_worker_is_woken_as_before(
