@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 from redis.asyncio import Redis
-from taskiq import AsyncBroker, SendTaskError
+from taskiq import AsyncBroker
 from taskiq_redis import ListQueueBroker
 
 from app import broker
@@ -136,7 +136,7 @@ async def test_sending_to_a_broker_that_is_away_fails(settings: Settings, line: 
     started = time.monotonic()
     with pytest.raises(ConnectionError, match="BROKER_URL"):
         await engine.open()
-    with pytest.raises(SendTaskError):
+    with pytest.raises(ConnectionError, match="BROKER_URL"):
         await engine.committed([message()])
     assert time.monotonic() - started < 30
     line.mend()
@@ -149,14 +149,16 @@ async def test_sending_to_a_broker_that_does_not_answer_ends_in_time(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(taskiq_, "_TIMEOUT", 0.2)
+    started = time.monotonic()
     async with await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1") as silent:
         port = silent.sockets[0].getsockname()[1]
         silently = at(settings, f"redis://127.0.0.1:{port}")
         engine = engines.engine(silently, Database(settings, wiring.database.DIALECT))
         with pytest.raises(ConnectionError, match="BROKER_URL"):
             await engine.open()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(ConnectionError, match="BROKER_URL"):
             await engine.committed([message()])
+        assert time.monotonic() - started < 5
         await engine.close()
 
 

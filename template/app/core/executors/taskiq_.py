@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from pydantic import SecretStr, field_validator
 from sqlalchemy import Connection
@@ -61,11 +61,8 @@ class _Taskiq:
         self._broker = broker
 
     async def open(self) -> None:
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                await self._broker.startup()
-        except Exception as error:  # each broker has its own
-            raise ConnectionError(f"the broker of BROKER_URL does not answer: {error!r}") from error
+        async with _answering():
+            await self._broker.startup()
 
     async def close(self) -> None:
         await self._broker.shutdown()
@@ -74,7 +71,7 @@ class _Taskiq:
         """A broker knows nothing of the transaction."""
 
     async def committed(self, messages: Sequence[Message]) -> None:
-        async with asyncio.timeout(_TIMEOUT):
+        async with _answering():
             for message in messages:
                 kicker: AsyncKicker[[str], None] = AsyncKicker(_TASK, self._broker, {})
                 await kicker.with_task_id(message_id(message)).kiq(json.dumps(dict(message)))
@@ -108,6 +105,16 @@ class _Taskiq:
             except Exception as error:  # each broker has its own
                 _log.warning("the broker does not answer: %r", error)
             await asyncio.sleep(_RETRY)
+
+
+@asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            yield
+    except Exception as error:  # each broker has its own
+        why = error.__cause__ or error
+        raise ConnectionError(f"the broker of BROKER_URL does not answer: {why!r}") from error
 
 
 async def _free_slot(running: set[asyncio.Task[None]], slots: int) -> None:
