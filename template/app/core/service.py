@@ -20,6 +20,7 @@ from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.declaration import Job
 from app.core.scheduling.runner import Runner
 from app.core.scheduling.scheduler import ServiceScheduler
+from app.core.tasks import end
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -131,9 +132,7 @@ class Service:
         if self._stopped:
             return
         self._stopped = True
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait({self._starting})
+        await end(self._starting)
         await self.scheduler.stop()
         await self.runner.drain(self.settings.shutdown_grace_seconds)
         await self.finish()

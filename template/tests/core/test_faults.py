@@ -23,6 +23,7 @@ from app.core.scheduling.ledger import Ledger, storable
 from app.core.schema import job_runs
 from app.core.service import Service
 from app.core.signals import on_stop
+from app.core.tasks import end
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Declare, Scheduling
@@ -288,6 +289,25 @@ async def test_a_lock_whose_renewal_fails_is_tried_again(
     async with lock("import", lease=0.3) as held:
         await until(lambda: asyncio.sleep(0, len(calls) >= 2))
         assert not held.lost
+
+
+async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same() -> None:
+    swallowed: list[int] = []
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if swallowed:
+                    raise
+                swallowed.append(1)
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await end(task, None)
+    assert task.cancelled()
+    assert swallowed
 
 
 def test_nothing_is_open_before_the_start() -> None:

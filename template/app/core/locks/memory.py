@@ -17,6 +17,7 @@ from app.core.databases import AlreadyScheduling
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.named_lock import NamedLocks
 from app.core.settings import ServiceSettings
+from app.core.tasks import end
 
 _log = logging.getLogger(__name__)
 WATCH = 1.0
@@ -46,8 +47,7 @@ async def claiming(ledger: Ledger) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.wait({watching})
+            await end(watching)
     finally:
         await asyncio.to_thread(guard.close)
 

@@ -27,6 +27,7 @@ from app.core.scheduling.shared import SharedJobs
 from app.core.scheduling.translation import trigger_from_json
 from app.core.scheduling.triggers import Date, Trigger
 from app.core.stores import Definition, DefinitionStore
+from app.core.tasks import end
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -100,9 +101,7 @@ class ReplicaScheduler(PassingScheduler):
 
     async def stop(self) -> None:
         """Submit nothing more; the runner drains what runs."""
-        for task in filter(None, (self._passing, self._polling)):
-            task.cancel()
-            await asyncio.wait({task})
+        await end(self._passing, self._polling)
         if self.state != STATE_STOPPED:
             self.base_shutdown(wait=False)
 

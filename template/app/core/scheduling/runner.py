@@ -17,6 +17,7 @@ from app.core.scheduling.entry import Entry, Settled, Settlement
 from app.core.scheduling.execution import Execution
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.triggers import moment
+from app.core.tasks import end
 
 _log = logging.getLogger("app.jobs")
 _BATCH = 500
@@ -233,9 +234,7 @@ class Runner:
             run.drain()
         if self._runs:
             await asyncio.wait(self._runs, timeout=_LAST_WORDS)
-        for task in (*self._runs, *self._loops):
-            task.cancel()
-        await asyncio.gather(*self._runs, *self._loops, return_exceptions=True)
+        await end(*self._runs, *self._loops)
 
 
 def make_runner(ledger: Ledger, executors: Mapping[str, ExecutorBackend], engine: object) -> Runner:
