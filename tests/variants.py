@@ -42,6 +42,8 @@ REFERENCES: dict[str, Answers] = {
     "embedded": {},
     "replicas-postgresql": {"profile": "replicas-postgresql"},
     "replicas-redis": {"profile": "replicas-redis"},
+    "procrastinate": {"profile": "fleet"},
+    "taskiq": {"profile": "replicas-redis", "executor": "taskiq"},
     "everything-off": {
         "profile": "custom",
         "license": "none",
