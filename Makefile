@@ -5,7 +5,7 @@ DEST ?= demo-service
 export PYTHONDONTWRITEBYTECODE :=
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-redis check bench siblings
+.PHONY: help demo test test-redis test-all check bench siblings
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,10 @@ test: .venv/installed ## everything that CI runs
 
 test-redis: .venv/installed ## the variants with Redis on a redis-server of your machine
 	$(BIN)/python -m pytest -v -n 2 --dist worksteal tests/on_redis.py
+
+test-all: .venv/installed ## every valid triple of answers: rendered, linted, layered, declared
+	STRENGTH=3 $(BIN)/python -m pytest -v -n 2 --dist worksteal tests/test_variants.py \
+		-k "covering or nothing_of or declares or other_answers"
 
 check: .venv/installed ## formatting, lint and types, of the template and of its own code
 	$(BIN)/python -m pytest -q tests/test_source.py

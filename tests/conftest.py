@@ -35,6 +35,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.template = str(ROOT)  # pytest-copie's own default is the working directory
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What each kind of test took: the time of the suites is the time of the matrix."""
+    took: dict[str, list[float]] = {}
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call":
+            took.setdefault(report.nodeid.partition("[")[0], []).append(report.duration)
+    slowest = sorted(took.items(), key=lambda item: -sum(item[1]))[:12]
+    terminalreporter.section("seconds of work, by test")
+    for name, seconds in slowest:
+        terminalreporter.write_line(f"{sum(seconds):7.1f} s  {len(seconds):4} x  {name}")
+
+
 def git(*arguments: str, cwd: Path) -> str:
     done = subprocess.run(["git", *arguments], cwd=cwd, check=True, text=True, capture_output=True)
     return done.stdout

@@ -55,7 +55,7 @@ IN_A_SERVICE: dict[str, tuple[Defect, tuple[str, ...]]] = {
     ),
     "secrets": (
         ("app/core/scheduling/runner.py", "        self._stopping = False", "        self._stopping = False\n        _log.info('%s', ledger.database.settings.canary.get_secret_value())"),
-        ("pytest", "-q", "tests/core/test_settings.py", "-k", "secret"),
+        ("pytest", "-q", "tests/core/test_traces.py", "-k", "secret"),
     ),
     "atomicity": (
         ("app/core/database.py", "async with session, session.begin():", "async with session:"),
