@@ -35,12 +35,12 @@ def new(variable: str) -> str:
 
 
 def _apart(url: str | None) -> str | None:
-    """Another database for each of pytest's processes."""
+    """Another database for each of pytest's two processes: a server has 16, settings use up to 8."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     if not url or not worker:
         return url
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + worker}"))
+    return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + 8 * worker}"))
 
 
 def _own() -> Any:
