@@ -35,7 +35,7 @@ def new(variable: str) -> str:
 
 
 def _apart(url: str | None) -> str | None:
-    """Another database for each of pytest's two processes: a server has 16, settings use up to 8."""
+    """Another one for each of pytest's two processes: of 16, the settings use the first 8."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     if not url or not worker:
         return url
