@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.claims import claims
@@ -21,6 +20,14 @@ from benchmarks.redis_locks import redis_locks
 
 ROOT = Path(__file__).parents[1]
 COPIER = str(Path(sys.executable).with_name("copier"))
+# Copier, but for the `git config` that it runs once for each file that it renders.
+WITHOUT_GIT_CONFIG = """
+import copier._main
+from copier._cli import CopierApp
+assert hasattr(copier._main.Worker, "_sync_git_index_executable_bit")
+copier._main.Worker._sync_git_index_executable_bit = lambda *_: None
+CopierApp.run()
+"""
 ZONES = {
     "app/core": ["app/core"],
     "yours": [
@@ -31,7 +38,7 @@ ZONES = {
         "app/api",
         "migrations",
     ],
-    "tests of the core": ["tests/core"],
+    "tests of the core": ["tests/core", "tests/faults"],
     "your tests": ["tests/*.py"],
 }
 
@@ -50,10 +57,10 @@ def run(*command: str, cwd: Path, **environment: str) -> None:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
-def copy(source: Path, folder: Path) -> float:
+def copy(source: Path, folder: Path, *copier: str) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     arguments = ("copy", "--quiet", "--defaults", str(source), str(folder))
-    return seconds(lambda: run(COPIER, *arguments, cwd=ROOT))
+    return seconds(lambda: run(*(copier or (COPIER,)), *arguments, cwd=ROOT))
 
 
 def exported(folder: Path) -> Path:
@@ -74,14 +81,29 @@ def rendering(work: Path) -> None:
     (one / "template").mkdir(parents=True)
     (one / "copier.yml").write_text("_subdirectory: template\n")
     (one / "template" / "README.md").write_text("One file.\n")
-    pairs = [
-        (copy(ours, work / "a"), copy(one, work / "b")) for _ in progress("rendering", REPETITIONS)
+    without = (sys.executable, "-c", WITHOUT_GIT_CONFIG)
+    rounds = [
+        [
+            copy(source, work / "service", *copier)
+            for copier in ((), without)
+            for source in (one, ours)
+        ]
+        for _ in progress("rendering", REPETITIONS)
     ]
-    ratios = [full / small for full, small in pairs]
-    full, small = (statistics.median(times) for times in zip(*pairs, strict=True))
-    print(f"rendering the default service   {full:6.2f} s")
-    print(f"rendering one file              {small:6.2f} s")
-    print(f"ratio                           {spread(ratios)}   goal: at most 1.5")
+    files = sum(path.is_file() for path in (work / "service").rglob("*"))
+    small, full, small_without, full_without = zip(*rounds, strict=True)
+    print(f"{'files rendered':<31} {files:6}")
+    print(f"{'the default service':<31} {spread(full, 's')}")
+    print(f"{'one file':<31} {spread(small, 's')}")
+    print(f"{'ratio':<31} {spread(ratios(full, small))}   goal: at most 1.5")
+    print("without the `git config` that Copier runs for each file:")
+    print(f"{'the default service':<31} {spread(full_without, 's')}")
+    print(f"{'one file':<31} {spread(small_without, 's')}")
+    print(f"{'ratio':<31} {spread(ratios(full_without, small_without))}")
+
+
+def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [value / other for value, other in zip(values, others, strict=True)]
 
 
 def nothing_to_green(work: Path) -> None:

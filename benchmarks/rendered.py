@@ -52,9 +52,20 @@ def settings() -> Iterator[Settings]:
 
     servers = importlib.import_module(f"tests.core.servers.{wiring.DATABASE}")
     further = [n for n in Settings.model_fields if re.fullmatch("(job_store|lock|broker)_url", n)]
-    with tempfile.TemporaryDirectory() as folder, servers.databases(Path(folder)) as new:
+    with tempfile.TemporaryDirectory() as folder, servers.databases(Path(folder)) as (new, _):
         urls = {"database_url": SecretStr(new())}
+        if wiring.DATABASE == "postgresql":
+            _durable(urls["database_url"].get_secret_value())
         for name in further:
             valkey = importlib.import_module("tests.core.servers.valkey")
             urls[name] = SecretStr(valkey.new(name.upper()))
         yield Settings.model_validate({**urls, "environment": "test", "lease_seconds": 600})
+
+
+def _durable(url: str) -> None:
+    """As in production; the tests do without."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM RESET fsync")
+        connection.execute("SELECT pg_reload_conf()")

@@ -77,7 +77,7 @@ def fail_unspeakably() -> None:
 
 @job()
 async def hold_the_loop() -> None:
-    time.sleep(0.22)  # noqa: ASYNC251
+    time.sleep(0.06)  # noqa: ASYNC251
 
 
 @job(timeout=0.5)
@@ -98,10 +98,11 @@ def chatter(file: str) -> None:
 
 
 @job()
-def hold_lock(file: str) -> None:
+def hold_lock(file: str, until: str) -> None:
     with lock("shared"):
         _note(file)
-        time.sleep(0.2)
+        while not Path(until).exists():
+            time.sleep(0.005)
 
 
 @job()

@@ -58,7 +58,7 @@ async def test_a_coroutine_that_blocks_its_loop_is_left_behind(
     monkeypatch.setattr(threadpool, "_PATIENCE", 0.05)
 
     async def block() -> None:
-        time.sleep(0.3)  # noqa: ASYNC251
+        time.sleep(0.2)  # noqa: ASYNC251
 
     job = declare(block, OFTEN, executor="threadpool", timeout=None if stops else 0.05)
     async with scheduling(job, settings=brief) as service:

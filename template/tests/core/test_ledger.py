@@ -111,11 +111,11 @@ async def test_the_fence_only_grows(ledger: Ledger) -> None:
 async def test_an_expired_run_is_taken_over_and_its_zombie_refused(
     database: Database, other: Ledger
 ) -> None:
-    short = leased(database, "a", 0.05)
+    short = leased(database, "a", 0.03)
     fire = Fire("job", await now(short), "job")
     (won,) = await short.claim([fire])
     assert isinstance(won, Won)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.06)
     (row,) = await other.expired()
     assert (row.job, row.fire_time, row.attempt) == ("job", fire.time, 1)
     again = await other.take_over(row, "job", [{"attempt": 1, "outcome": "lost"}])
@@ -129,21 +129,21 @@ async def test_an_expired_run_is_taken_over_and_its_zombie_refused(
 
 
 async def test_a_silent_holder_may_come_back_if_nobody_took_over(database: Database) -> None:
-    short = leased(database, "a", 0.05)
+    short = leased(database, "a", 0.03)
     (won,) = await short.claim([Fire("job", await now(short), "job")])
     assert isinstance(won, Won)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.06)
     assert await short.beat([won.fence]) == {won.fence}
 
 
 async def test_a_dead_holder_does_not_turn_the_next_fire_into_skipped(
     database: Database, other: Ledger
 ) -> None:
-    short = leased(database, "a", 0.05)
+    short = leased(database, "a", 0.03)
     at = await now(short)
     (corpse,) = await short.claim([Fire("job", at, "job")])
     assert isinstance(corpse, Won)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.06)
     (won,) = await other.claim([Fire("job", at + 1, "job")])
     assert isinstance(won, Won)
     # Its own fire is still owed, but not while the job runs.

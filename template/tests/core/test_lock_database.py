@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_silent_holder_loses_a_named_lock(database: Database) -> None:
-    async with lock("import", lease=0.5) as held:
+    async with lock("import", lease=0.3) as held:
         async with database.writing() as connection:  # as if its lease had gone by
             await connection.execute(update(job_locks).values(lease_until=0))
         async with lock("import") as other:

@@ -136,7 +136,7 @@ async def test_a_replica_that_lost_its_lease_stops_its_run(
 
 
 async def test_a_silent_holder_loses_a_named_lock(database: Database, server: redis.Redis) -> None:
-    async with lock("import", lease=0.5) as held:
+    async with lock("import", lease=0.3) as held:
         server.delete(f"{PREFIX}lock:import")  # as if its lease had gone by
         async with lock("import") as other:
             assert other.fence > held.fence

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def empty(settings: Settings, tmp_path: Path) -> Database:
     url = servers.empty(tmp_path)
     made = settings.model_copy(update={"database_url": type(settings.database_url)(url)})
     return Database(made, wiring.database.DIALECT)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def migrating(new_database: Callable[[], str]) -> subprocess.Popen[bytes]:
+    """A process that finds nothing to migrate; it starts while the other tests run."""
+    code = (
+        "import sys; from app.core import migrate, wiring; from app.settings import Settings;"
+        "from app.core.database import Database;"
+        "migrate.migrate(Database(Settings(), wiring.database.DIALECT));"
+        "sys.exit('alembic' in sys.modules)"
+    )
+    environment = {"DATABASE_URL": new_database(), "PATH": ""}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
 
 
 def test_several_replicas_migrate_at_once_and_the_models_agree(empty: Database) -> None:
@@ -50,17 +64,7 @@ def test_what_is_pending_is_named(empty: Database) -> None:
     empty.engine.dispose()
 
 
-def test_alembic_is_not_imported_when_nothing_is_pending(settings: Settings) -> None:
-    code = (
-        "import sys; from app.core import migrate, wiring; from app.settings import Settings;"
-        "from app.core.database import Database;"
-        "migrate.migrate(Database(Settings(), wiring.database.DIALECT));"
-        "sys.exit('alembic' in sys.modules)"
-    )
-    url = settings.database_url.get_secret_value()
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        cwd=ROOT,
-        env={"DATABASE_URL": url, "PATH": ""},
-    )
+def test_alembic_is_not_imported_when_nothing_is_pending(
+    migrating: subprocess.Popen[bytes],
+) -> None:
+    assert migrating.wait(60) == 0

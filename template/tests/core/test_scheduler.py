@@ -243,7 +243,7 @@ async def test_what_runs_at_the_end_is_given_its_time_then_given_back(
         job("beside the loop", wait, 30, executor="threadpool"),
         job("thread", block, 2, executor="threadpool"),
     ]
-    settings = make_settings(shutdown_grace_seconds=0.2)
+    settings = make_settings(shutdown_grace_seconds=0.15)
     async with scheduling(*jobs, settings=settings):
         await until(lambda: asyncio.sleep(0, len(began) == len(jobs)))
     async with scheduling(settings=settings) as service:

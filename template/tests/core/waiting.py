@@ -16,7 +16,7 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) ->
     deadline = time.monotonic() + seconds
     while not (value := await condition()):
         assert time.monotonic() < deadline, f"not so within {seconds} s; last: {value!r}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.005)
     return value
 
 
