@@ -100,7 +100,7 @@ def test_nothing_of_the_template_is_left(render: Render, answers: Answers) -> No
         assert "\n\n\n\n" not in text, path
     unchosen = {"sqlite", "postgresql"} - {answers["database"]}
     if "redis" not in (answers["job_store"], answers["lock_backend"]):
-        unchosen |= {"redis", "valkey"}
+        unchosen |= {"redis"} if answers["executor"] == "taskiq" else {"redis", "valkey"}
     assert not [path for path in folder.rglob("*.py") if path.stem in unchosen]
 
 
