@@ -1,7 +1,7 @@
 """Which database, job store, executor and lock this service was rendered with."""
 
 from app.core.databases import sqlite as database
-from app.core.executors import local as engine
+from app.core.executors import no_engine as engine
 from app.core.locks import database as lock
 from app.core.stores import database as store
 

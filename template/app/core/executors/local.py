@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection
-
 from app.core.database import Database
 from app.core.executors.asyncio_ import AsyncioExecutor
 from app.core.executors.processpool import ProcesspoolExecutor
 from app.core.executors.protocol import ExecutorBackend
 from app.core.executors.threadpool import ThreadpoolExecutor
-from app.core.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from app.settings import Settings
-
-
-class EngineSettings(ServiceSettings):
-    """They have none of their own."""
 
 
 def local_executors(settings: Settings, database: Database) -> dict[str, ExecutorBackend]:
@@ -29,17 +22,3 @@ def local_executors(settings: Settings, database: Database) -> dict[str, Executo
         "threadpool": threads,
         "processpool": ProcesspoolExecutor(settings, database),
     }
-
-
-def engine(settings: EngineSettings, database: Database) -> object:
-    """None: nothing is carried to other processes than this one's children."""
-    return None
-
-
-def pending(connection: Connection) -> list[str]:
-    """They have no tables."""
-    return []
-
-
-def migrate(connection: Connection) -> None:
-    """Nor anything to migrate."""
