@@ -1,6 +1,7 @@
 """Each executor runs `def` and `async def`, and tells the ledger how it ended."""
 
 import asyncio
+import functools
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,7 @@ from app.core.service import Service
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Scheduling, further_urls
-from tests.core.waiting import outcomes, runs, until
+from tests.core.waiting import outcomes, runs, succeeded, until
 
 pytestmark = pytest.mark.anyio
 EXECUTORS = ("asyncio", "threadpool", "processpool")
@@ -81,7 +82,7 @@ async def test_the_guides_own_words_work_in_memory(service: Service, tmp_path: P
         executor="processpool",
         jobstore="memory",
     )
-    assert "succeeded" in await outcomes(service.database, "public_contract_aggregation")
+    await succeeded(service.database, "public_contract_aggregation")
     service.scheduler.remove_job("public_contract_aggregation")
     assert int(file.read_text().split()[0]) != os.getpid()
 
@@ -192,7 +193,7 @@ async def test_a_worker_process_and_the_service_exclude_each_other(
 async def test_a_time_out_is_real_on_every_executor(service: Service, tmp_path: Path) -> None:
     """Last here: it costs two worker processes, and none of them need be started again."""
 
-    async def check(executor: str, job: Job) -> None:
+    async def check(executor: str, job: Job) -> str:
         id = await add(service, job, executor)
         assert await outcomes(service.database, id) == ["timed_out"]
         (row,) = await runs(service.database, id)
@@ -200,18 +201,23 @@ async def test_a_time_out_is_real_on_every_executor(service: Service, tmp_path: 
         in_thread = executor != "processpool" and not job.is_async
         # A thread runs on: until it has ended, the job must not overlap.
         assert (row.active_key is not None) == (row.lease_until is not None) == in_thread
+        return id
 
-        async def released() -> bool:
-            (row,) = await runs(service.database, id)
-            return row.active_key is None and row.lease_until is None
-
-        await until(released)
+    async def released(id: str) -> bool:
+        (row,) = await runs(service.database, id)
+        return row.active_key is None and row.lease_until is None
 
     jobs = (sample_jobs.sleep_too_long, sample_jobs.sleep_too_long_async)
     places = [(executor, job) for executor in EXECUTORS for job in jobs]
     places.remove(("processpool", sample_jobs.sleep_too_long))
-    hanging = what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(service, tmp_path)
-    await asyncio.gather(hanging, *(check(executor, job) for executor, job in places))
+    hanging = asyncio.create_task(
+        what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(service, tmp_path)
+    )
+    ids = await asyncio.gather(*(check(executor, job) for executor, job in places))
+    await hanging
+    sample_jobs.let_go.set()
+    for id in ids:
+        await until(functools.partial(released, id))
 
 
 async def what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(

@@ -23,7 +23,7 @@ from app.core.schema import job_schedules
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Scheduling
-from tests.core.waiting import outcomes, runs, until
+from tests.core.waiting import outcomes, runs, succeeded, until
 
 pytestmark = pytest.mark.anyio
 Declare = Callable[..., Job]
@@ -136,7 +136,7 @@ async def test_a_declared_job_is_paused_rescheduled_and_not_removed(
         assert (row.paused_by, row.pause_reason) == ("me", "holiday")
         assert (await scheduler.resume_job_async("nothing")).next_run_time is not None
         await scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.1)
-        assert "succeeded" in await outcomes(service.database, "nothing", 2)
+        await succeeded(service.database, "nothing")
         with pytest.raises(TypeError, match="is declared in app/jobs/"):
             await scheduler.remove_job_async("nothing")
         with pytest.raises(TypeError, match="cannot be modified"):

@@ -18,7 +18,7 @@ from app.settings import Settings
 from tests.core.fixtures import Declare, Scheduling, environment
 from tests.core.servers.valkey import PREFIX
 from tests.core.test_store_shared import held, ids, note
-from tests.core.waiting import outcomes, until
+from tests.core.waiting import succeeded, until
 
 pytestmark = pytest.mark.anyio
 __all__ = ["note"]
@@ -159,7 +159,7 @@ async def test_the_declared_jobs_go_on_without_the_store(
     often = declare(note.function, interval(seconds=0.2), executor="asyncio", kwargs={"file": file})
     gone = settings.model_copy(update={"job_store_url": SecretStr("redis://127.0.0.1:1/0")})
     async with scheduling(often, settings=gone) as service:
-        assert "succeeded" in await outcomes(service.database, "note", 2)
+        await succeeded(service.database, "note")
         assert "the server of JOB_STORE_URL" in str(service.scheduler.store_error)
         assert service.starting is None
 

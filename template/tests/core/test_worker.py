@@ -23,7 +23,7 @@ from app.core.service import Service
 from app.core.worker import Worker
 from app.settings import Settings
 from tests.core.fixtures import Scheduling, environment, servers
-from tests.core.waiting import outcomes, runs, until
+from tests.core.waiting import outcomes, runs, succeeded, until
 from tests.core.working import JOBS, brief, computing, hanging
 
 pytestmark = pytest.mark.anyio
@@ -87,12 +87,7 @@ async def test_a_fire_is_claimed_here_and_runs_on_a_worker(
 ) -> None:
     worker = start()
     async with scheduling(replace(brief, schedule=SOON)) as here:
-
-        async def succeeded() -> list[Any]:
-            found = await runs(here.database, "brief")
-            return [row for row in found if row.outcome == "succeeded"]
-
-        row = (await until(succeeded))[0]
+        row = await succeeded(here.database, "brief")
         assert row.replica != here.ledger.replica
         assert row.attempt == 1
         id = await ask(here, computing)

@@ -30,6 +30,16 @@ async def runs(database: Database, job: str = "%") -> list[Row[Any]]:
         return list(connection.execute(statement))
 
 
+async def succeeded(database: Database, job: str) -> Row[Any]:
+    """The first run of a job that has, however many were skipped before on a busy machine."""
+
+    async def good() -> list[Row[Any]]:
+        return [row for row in await runs(database, job) if row.outcome == "succeeded"]
+
+    found: list[Row[Any]] = await until(good)
+    return found[0]
+
+
 async def outcomes(database: Database, job: str, count: int = 1, seconds: float = 30) -> list[str]:
     """The outcomes of a job's runs once there are so many."""
 
