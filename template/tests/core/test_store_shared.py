@@ -87,8 +87,8 @@ async def test_a_one_off_job_due_later_is_read_when_it_comes_near(
     """It is left in the store at first, since it is too far ahead."""
     monkeypatch.setattr(mirror, "AHEAD", 0)
     monkeypatch.setattr(mirror, "_STEP", 50_000)
-    due = datetime.now(UTC) + timedelta(seconds=0.2)
     async with scheduling() as service:
+        due = datetime.now(UTC) + timedelta(seconds=0.3)
         job = await service.scheduler.add_job_async(
             note, "date", run_date=due, kwargs={"file": str(tmp_path / "notes")}
         )
