@@ -59,6 +59,22 @@ async def test_a_one_off_job_survives_a_restart_runs_once_and_is_gone(
     assert file.read_text() == "x"
 
 
+async def test_a_reading_from_before_a_removal_brings_nothing_back(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        mirror = service.scheduler._mirror
+        assert mirror is not None
+        await service.scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
+        before = await mirror.definitions.changes(0, 0, 0)
+        await service.scheduler.remove_job_async("hourly")
+        for definition in before.definitions:
+            mirror.apply(definition)
+        assert held(service, "hourly") is None
+        await service.scheduler.add_job_async(note, "interval", hours=2, id="hourly", args=["x"])
+        assert "7200" in str(held(service, "hourly").trigger)
+
+
 async def test_a_job_is_operated_by_id(scheduling: Scheduling, note: Job) -> None:
     async with scheduling() as service:
         scheduler = service.scheduler

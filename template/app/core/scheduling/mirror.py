@@ -36,6 +36,7 @@ class MirrorStore(TypedMemoryStore):
         self.held: dict[str, Definition] = {}
         self.entries: dict[str, Entry] = {}
         self.unreadable: set[str] = set()
+        self._removed: dict[str, int] = {}
         self._schedule = schedule
         self._default_executor = default_executor
         self._version = 0
@@ -52,6 +53,7 @@ class MirrorStore(TypedMemoryStore):
         if now - self._read_at > _FORGETS_AFTER * _STEP:  # what was removed meanwhile is not told
             for id in list(self.held):
                 self.drop(id)
+            self._removed.clear()
             self._version = self._horizon = 0
         changes = await self.definitions.changes(self._version, self._horizon, horizon)
         if changes.epoch != self._epoch:
@@ -63,6 +65,8 @@ class MirrorStore(TypedMemoryStore):
         self._horizon, self._read_at = horizon, now
         for definition in changes.definitions:
             self.apply(definition)
+        for id in [id for id, version in self._removed.items() if version <= changes.version]:
+            del self._removed[id]
         for id in set(changes.unreadable) - self.unreadable:
             self._cannot_read(id, "it is not JSON of a definition")
         if moved:
@@ -74,10 +78,13 @@ class MirrorStore(TypedMemoryStore):
     def apply(self, definition: Definition) -> None:
         """Hold, change or drop one job."""
         held = self.held.get(definition.id)
-        if held and held.version >= definition.version:
+        known = held.version if held else self._removed.get(definition.id, 0)
+        if known >= definition.version:
             return
         if held:
             self.drop(definition.id)
+        if definition.removed:  # a refresh under way may have read it before
+            self._removed[definition.id] = definition.version
         far = definition.fire_time is not None and definition.fire_time > self._horizon > 0
         if definition.removed or far:
             return
