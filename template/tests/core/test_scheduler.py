@@ -57,7 +57,8 @@ async def test_listeners_see_a_failure_as_a_failure(scheduling: Scheduling, tmp_
                 job, jobstore="memory", executor="threadpool", kwargs=kwargs
             )
             await outcomes(service.database, added.id)
-    failed, done = events
+        await until(lambda: asyncio.sleep(0, len(events) == 2))
+    done, failed = sorted(events, key=lambda event: event.code)
     assert failed.code == EVENT_JOB_ERROR
     assert "this and that" in str(failed.exception)
     assert done.code == EVENT_JOB_EXECUTED
