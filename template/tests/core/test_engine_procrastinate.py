@@ -94,12 +94,22 @@ async def test_after_a_long_outage_a_worker_is_woken_as_before(
     send: Send,
     worker: Worker,
     line: Cable,
+    database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(procrastinate_, "_POLL", 600)
     monkeypatch.setitem(procrastinate_connector._POOL, "timeout", 0.2)
     worker.go.clear()
+    listening = text(
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    )
+
+    async def listens() -> bool:
+        async with database.reading() as connection:
+            return (await connection.execute(listening)).first() is not None
+
     async with serving(at(settings, line.url), worker.handle):
+        await until(listens)  # what comes before would wait for the poll
         await send(message("long"))
         await worker.has(1)
         line.cut()

@@ -65,12 +65,14 @@ async def test_a_reading_from_before_a_removal_brings_nothing_back(
     async with scheduling() as service:
         mirror = service.scheduler._mirror
         assert mirror is not None
-        await service.scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
-        before = await mirror.definitions.changes(0, 0, 0)
-        await service.scheduler.remove_job_async("hourly")
-        for definition in before.definitions:
-            mirror.apply(definition)
-        assert held(service, "hourly") is None
+        async with service.scheduler._one_poll:  # the refresh that is under way is ours
+            add = service.scheduler.add_job_async
+            await add(note, "interval", hours=1, id="hourly", args=["x"])
+            before = await mirror.definitions.changes(0, 0, 0)
+            await service.scheduler.remove_job_async("hourly")
+            for definition in before.definitions:
+                mirror.apply(definition)
+            assert held(service, "hourly") is None
         await service.scheduler.add_job_async(note, "interval", hours=2, id="hourly", args=["x"])
         assert "7200" in str(held(service, "hourly").trigger)
 
