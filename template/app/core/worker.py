@@ -35,7 +35,7 @@ class Worker(Service):
     async def begin(self) -> None:
         assert isinstance(self.runner, DispatchRunner)
         await self.runner.engine.open()
-        self.runner.start()
+        self.runner.work()
         slots = self.settings.max_workers
         self._serving = asyncio.create_task(
             self.runner.engine.serve(slots, self.handle, self._stopping), name="serve"

@@ -77,6 +77,10 @@ class DispatchRunner(Runner):
                 self._take(waiting, claim)
         await self._committed(sent)
 
+    def work(self) -> None:
+        """On a worker: run what arrives, and send nothing."""
+        super().start()
+
     async def close(self) -> None:
         await self.engine.close()
 
@@ -96,10 +100,13 @@ class DispatchRunner(Runner):
         while True:
             await asyncio.sleep(lease / 3)
             try:
-                for row in await self._queue.overdue():
-                    await self._send_again(row)
-                unsettled = await self._queue.unsettled(list(self.remembered))
-                for key in self.remembered.keys() - unsettled:
+                last = 0
+                while page := await self._queue.overdue(last):
+                    for row in page:
+                        await self._send_again(row)
+                    last = page[-1].id
+                asked = set(self.remembered)  # what is added meanwhile stays
+                for key in asked - await self._queue.unsettled(sorted(asked)):
                     del self.remembered[key]
             except Exception as error:
                 _log.warning("what waits for a worker is looked at again: %s", error)
@@ -113,8 +120,6 @@ class DispatchRunner(Runner):
             await self._committed([sent] if sent else [])
         elif entry:  # by now it is declared to run here
             await self.take_over(entry, row, json.loads(row.attempts or "[]"), lambda _: None)
-        else:
-            await self._queue.send_again(row, None)
 
     async def _committed(self, messages: Sequence[Message]) -> None:
         if not messages:

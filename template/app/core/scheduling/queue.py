@@ -38,12 +38,13 @@ class Queue:
         won = await self._ledger.acquire(row, _run.sent.is_not(None), {"sent": null()})
         return (won, json.loads(row.attempts or "[]")) if won else None
 
-    async def overdue(self) -> Sequence[Row[Any]]:
-        """What no worker has taken for too long since it was sent."""
+    async def overdue(self, after: int = 0) -> Sequence[Row[Any]]:
+        """What no worker has taken for too long since it was sent; a page, from this id on."""
         statement = (
             select(job_runs, self._now.label("now"))
             .where(_run.outcome.is_(None), _run.sent.is_not(None), _run.lease_until < self._now)
-            .order_by(_run.fire_time)
+            .where(_run.id > after)
+            .order_by(_run.id)
             .limit(500)
         )
         async with self._database.reading() as connection:
@@ -57,11 +58,8 @@ class Queue:
         async with self._database.reading() as connection:
             return set((await connection.scalars(statement)).all())
 
-    async def send_again(self, row: Row[Any], message: Message | None) -> Message | None:
-        """Send what is overdue once more; each time it waits twice as long. None: another did.
-
-        Without a message it waits as long, for a version that knows its job.
-        """
+    async def send_again(self, row: Row[Any], message: Message) -> Message | None:
+        """Send what is overdue once more; each time it waits twice as long. None: another did."""
         pause = min(2**row.sent, _LONGEST) * self._lease
         values = {"sent": row.sent + 1, "lease_until": self._now + pause}
         return await self._send(row, _run.sent == row.sent, values, message)
@@ -97,13 +95,13 @@ class Queue:
             await connection.execute(ended)
 
     async def _send(
-        self, row: Row[Any], condition: Any, values: dict[str, Any], message: Message | None
+        self, row: Row[Any], condition: Any, values: dict[str, Any], message: Message
     ) -> Message | None:
         same = and_(_run.fence == row.fence, _run.outcome.is_(None), _run.lease_until < self._now)
         statement = update(job_runs).where(same, condition).values(**values)
         async with self._database.writing() as connection:
             fence = await connection.scalar(statement.returning(_run.fence))
-            if fence is None or message is None:
+            if fence is None:
                 return None
             whole = {**message, "fence": fence}
             assert self._ledger.outbox
