@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,23 +51,31 @@ def pythons() -> list[str]:
     return [done.stdout.strip() for done in found if done.returncode == 0]
 
 
+@pytest.fixture
+def apart() -> Iterator[Path]:
+    """A folder outside of pytest's own: the pytest of a service would close that to its server."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)  # PostgreSQL runs as somebody else where we are root
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("package_manager", DOMAINS["package_manager"])
 def test_a_package_manager_installs_a_service_that_works(
-    snapshot: Path, tmp_path: Path, package_manager: str
+    snapshot: Path, apart: Path, package_manager: str
 ) -> None:
     """On a machine that has Python with venv, git and make, and no package manager but pip."""
-    folder = tmp_path / "service"
+    folder = apart / "service"
     data = ("profile=custom", f"package_manager={package_manager}")
     copier(
         "copy", "--defaults", "--data", data[0], "--data", data[1], str(snapshot), str(folder),
-        cwd=tmp_path,
+        cwd=apart,
     )  # fmt: skip
     if package_manager == "poetry":
         with_simple_index(folder / "pyproject.toml")
     commit(folder)
 
     def make(*targets: str) -> None:
-        bare = {"PATH": os.defpath, "VIRTUAL_ENV": str(tmp_path / "active")}
+        bare = {"PATH": os.defpath, "VIRTUAL_ENV": str(apart / "active")}
         run("make", *targets, f"PYTHON={sys.executable}", cwd=folder, **bare)
 
     make("install")
@@ -87,13 +97,13 @@ def with_simple_index(project: Path) -> None:
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_reference_variant_works_with_the_lowest_and_the_newest_versions(
-    snapshot: Path, tmp_path: Path, name: str, resolution: str
+    snapshot: Path, apart: Path, name: str, resolution: str
 ) -> None:
     """The lowest on the oldest Python, the newest on the newest that is here."""
-    folder = tmp_path / "service"
+    folder = apart / "service"
     answers = REFERENCES[name]
     data = [word for pair in answers.items() for word in ("--data", "{}={}".format(*pair))]
-    copier("copy", "--defaults", *data, str(snapshot), str(folder), cwd=tmp_path)
+    copier("copy", "--defaults", *data, str(snapshot), str(folder), cwd=apart)
     lowest = resolution == "lowest-direct"
     python = pythons()[0 if lowest else -1]
     sync = ("sync", "--quiet", "--resolution", resolution, "--python", python)
