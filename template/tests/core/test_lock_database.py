@@ -1,15 +1,19 @@
 """Locks in the database: what only they can show."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
 from sqlalchemy import update
 
+from app.core import wiring
 from app.core.database import Database
 from app.core.scheduling import Job, Run, lock
+from app.core.scheduling.answers import Fire, Won
 from app.core.scheduling.execution import Execution
-from app.core.schema import job_locks
+from app.core.schema import job_locks, job_runs
+from app.settings import Settings
 from tests.core.fixtures import Scheduling
 from tests.core.waiting import runs, until
 
@@ -50,3 +54,19 @@ async def test_a_replica_that_lost_its_lease_stops_its_run(
         await other.hand_over(held.fence, [])  # as if it had been taken over
         await until(lambda: asyncio.sleep(0, ended == ["cancelled"]))
         assert [row.outcome for row in await runs(service.database)] == [None]
+
+
+async def test_fences_grow_on_where_another_lock_backend_gave_greater_ones(
+    database: Database, settings: Settings
+) -> None:
+    """As after `copier update --data lock_backend=database`: Redis's fences are microseconds."""
+    ledger = wiring.lock.ledger(settings, database, "a")
+    first, second = (Fire("job", time.time_ns() // 1000 + n, None) for n in range(2))
+    await ledger.claim([first])
+    theirs = time.time_ns() // 1000
+    async with database.writing() as connection:
+        await connection.execute(update(job_runs).values(fence=theirs))
+    async with wiring.lock.claiming(ledger):
+        (won,) = await ledger.claim([second])
+    assert isinstance(won, Won)
+    assert won.fence > theirs

@@ -11,7 +11,11 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    FromClause,
+    Select,
     Subquery,
+    Table,
+    and_,
     bindparam,
     cast,
     column,
@@ -19,16 +23,23 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
 from app.core.databases import AlreadyScheduling, parsed
 from app.core.settings import ServiceSettings
 
-_MIGRATING, _SCHEDULING = 7_340_001, 7_340_002
+_MIGRATING, _SCHEDULING, _RAISING = 7_340_001, 7_340_002, 7_340_003
+_RAISE = text(
+    "SELECT setval('job_fences', highest.fence) "
+    "FROM job_fences, (SELECT max(fence) AS fence FROM job_runs) AS highest "
+    "WHERE highest.fence > job_fences.last_value"
+)
 
 
 class DatabaseSettings(ServiceSettings):
@@ -60,12 +71,32 @@ class Postgresql:
     def next_fence(self, position: ColumnElement[int] | int = 0) -> ColumnElement[int]:
         return literal_column("nextval('job_fences')", BigInteger)
 
+    def raise_fences(self, connection: Connection) -> None:
+        connection.execute(select(func.pg_advisory_xact_lock(_RAISING)))
+        connection.execute(_RAISE)
+
     def rows(self, name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
         given = cast(bindparam(name), JSONB)
         each = func.jsonb_to_recordset(given).table_valued(
             *(column(field, type_) for field, type_ in columns.items())
         )
         return select(each.render_derived(with_types=True)).subquery(name)
+
+    def only(
+        self, table: Table, name: str, matches: Callable[[FromClause], ColumnElement[bool]]
+    ) -> tuple[FromClause, ColumnElement[bool]]:
+        # A join would read the whole table: it is planned for a hundred rows of JSON.
+        return select(table).where(matches(table)).limit(1).lateral(name), true()
+
+    def asking(
+        self, looking: Select[Any], winning: Callable[[FromClause], ReturningInsert[Any]]
+    ) -> Select[Any]:
+        looked = looking.cte("looked")
+        won = winning(looked).cte("won")
+        same = and_(won.c.job == looked.c.asked_job, won.c.fire_time == looked.c.asked_time)
+        return select(looked, won.c.fence.label("won"), won.c.id.label("won_id")).outerjoin(
+            won, same
+        )
 
     def insert(self, table: TableClause | type[Any]) -> Insert:
         return insert(table)

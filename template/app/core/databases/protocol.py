@@ -5,10 +5,21 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from pydantic import SecretStr
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Subquery, make_url
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    FromClause,
+    Select,
+    Subquery,
+    Table,
+    make_url,
+)
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
@@ -47,8 +58,21 @@ class Dialect(Protocol):
     def next_fence(self, position: ColumnElement[int] | int = 0) -> ColumnElement[int]:
         """A number greater than every fence before; `position` tells rows of a batch apart."""
 
+    def raise_fences(self, connection: Connection) -> None:
+        """Start above every fence that another lock backend gave before this one was chosen."""
+
     def rows(self, name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
         """A JSON array of objects with these keys, given as the parameter `name`, as a table."""
+
+    def only(
+        self, table: Table, name: str, matches: Callable[[FromClause], ColumnElement[bool]]
+    ) -> tuple[FromClause, ColumnElement[bool]]:
+        """The one row of the table, if any, that matches; and what to join it on."""
+
+    def asking(
+        self, looking: Select[Any], winning: Callable[[FromClause], ReturningInsert[Any]]
+    ) -> Select[Any]:
+        """What is looked for, and the fence (`won`) and id (`won_id`) of what was won with it."""
 
     def insert(self, table: TableClause | type[Any]) -> PostgresqlInsert | SqliteInsert:
         """An INSERT that knows ON CONFLICT."""

@@ -13,16 +13,21 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    FromClause,
+    Select,
     Subquery,
+    Table,
     bindparam,
     event,
     func,
     literal_column,
     make_url,
+    null,
     select,
     type_coerce,
 )
 from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
@@ -85,6 +90,9 @@ class Sqlite:
         last = select(func.coalesce(func.max(job_runs.c.fence), 0)).scalar_subquery()
         return func.max(last + 1, self.now()) + position
 
+    def raise_fences(self, connection: Connection) -> None:
+        """Each is above the last one that the ledger has."""
+
     def rows(self, name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
         each = func.json_each(bindparam(name)).table_valued("value")
         picked = [
@@ -92,6 +100,18 @@ class Sqlite:
             for column, type_ in columns.items()
         ]
         return select(*picked).subquery(name)
+
+    def only(
+        self, table: Table, name: str, matches: Callable[[FromClause], ColumnElement[bool]]
+    ) -> tuple[FromClause, ColumnElement[bool]]:
+        alias = table.alias(name)
+        return alias, matches(alias)
+
+    def asking(
+        self, looking: Select[Any], winning: Callable[[FromClause], ReturningInsert[Any]]
+    ) -> Select[Any]:
+        # Whoever only looks must not wait for the one who writes.
+        return looking.add_columns(null().label("won"), null().label("won_id"))
 
     def insert(self, table: TableClause | type[Any]) -> Insert:
         return insert(table)

@@ -1,6 +1,7 @@
 """Locks in the database: the claim of a fire is the ledger's own insert."""
 
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from sqlalchemy import update
 
@@ -21,9 +22,11 @@ def ledger(settings: LockSettings, database: Database, replica: str) -> Ledger:
     return Ledger(database, replica, lease, settings.catch_up_seconds, patience=lease)
 
 
-def claiming(ledger: Ledger) -> AbstractAsyncContextManager[None]:
+@asynccontextmanager
+async def claiming(ledger: Ledger) -> AsyncIterator[None]:
     """What to hold while claims are made: nothing."""
-    return nullcontext()
+    await ledger.raise_fences()
+    yield
 
 
 def named_locks(settings: LockSettings, database: Database) -> NamedLocks:

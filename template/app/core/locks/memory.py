@@ -43,6 +43,7 @@ async def claiming(ledger: Ledger) -> AsyncIterator[None]:
     try:
         alone = await asyncio.to_thread(_enter, ledger, guard)
         await ledger.disown_all()
+        await ledger.raise_fences()
         watching = asyncio.create_task(_stay_alone(ledger, guard, alone), name="only-scheduler")
         try:
             yield

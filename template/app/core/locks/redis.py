@@ -18,9 +18,10 @@ from app.core.locks import redis_scripts as scripts
 from app.core.locks.redis_named import RedisLocks
 from app.core.redis import RedisServer, RedisUnavailable, redis_url
 from app.core.scheduling.answers import Claim, Early, Outcome, Refused, Taken, Won
-from app.core.scheduling.claims import EARLY, Asked
+from app.core.scheduling.claims import Asked
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.named_lock import NamedLocks
+from app.core.scheduling.statements import EARLY
 from app.core.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)

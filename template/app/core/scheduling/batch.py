@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, String
+from sqlalchemy import BigInteger, Boolean, Integer, String
 from sqlalchemy.types import TypeEngine
 
 COLUMNS: Mapping[str, TypeEngine[Any]] = {
@@ -12,6 +12,7 @@ COLUMNS: Mapping[str, TypeEngine[Any]] = {
     "job": String(),
     "fire_time": BigInteger(),
     "active_key": String(),
+    "late": Boolean(),
     "fence": BigInteger(),
     "sent": Integer(),
     "outcome": String(),
@@ -27,8 +28,9 @@ def as_json(fires: Iterable[tuple[Any, ...]]) -> str:
                 "job": fire.job,
                 "fire_time": fire.time,
                 "active_key": fire.active_key,
+                "late": fire.late,
                 "fence": fire.fence,
-                "sent": 1 if fire.message and outcome == [None] else None,
+                "sent": 1 if fire.message and not any(outcome) else None,
                 "outcome": outcome[0] if outcome else None,
             }
             for position, fire, *outcome in fires

@@ -14,7 +14,6 @@ from sqlalchemy import (
     exists,
     literal,
     null,
-    or_,
     select,
     update,
 )
@@ -35,12 +34,10 @@ from app.core.scheduling.answers import (
     Won,
 )
 from app.core.scheduling.batch import COLUMNS, as_json
+from app.core.scheduling.statements import EARLY, is_paused, looking, plainly_free
 from app.core.schema import job_runs, job_schedules
 
 _ROUNDS = 5
-EARLY = 250_000
-"""Microseconds before its time, by the store's clock, from which on a fire may be claimed."""
-
 _run = job_runs.c
 Asked = dict[int, Fire]
 Outbox = Callable[[AsyncConnection, Sequence[Message]], Awaitable[None]]
@@ -77,6 +74,7 @@ class Claims:
     async def claim(self, fires: Sequence[Fire]) -> list[Claim]:
         """Answer each fire in one read and, if any can be won, one short transaction.
 
+        Or in one statement for both, where the database can.
         An expired holder is settled first: an old corpse must not turn a daily run into `skipped`.
         """
         if self.suspended:
@@ -98,7 +96,9 @@ class Claims:
             corpses: set[int] = set()
             for row in rows:
                 fire = asked[row.position]
-                if row.id is not None:
+                if row.won is not None:
+                    answers[row.position] = Won(row.won, row.won_id)
+                elif row.id is not None:
                     answers[row.position] = Taken(row.outcome is not None)
                 elif fire.time > row.now + EARLY:
                     answers[row.position] = Early((fire.time - row.now) / 1e6)
@@ -121,7 +121,7 @@ class Claims:
     async def _look(self, asked: Asked) -> Sequence[Row[Any]]:
         """What the ledger has on each fire, and on the run that holds its key (`fence`, ...)."""
         async with self.database.reading() as connection:
-            found = await connection.execute(self._looking, {"batch": as_json(asked.items())})
+            found = await connection.execute(self._asking, {"batch": as_json(asked.items())})
             rows: Sequence[Row[Any]] = found.all()
         return rows
 
@@ -149,31 +149,19 @@ class Claims:
 
     # Built once: building them for each claim took longer than the server does.
     @cached_property
-    def _looking(self) -> Select[Any]:
-        batch = self.database.dialect.rows("batch", COLUMNS)
-        holder, schedule = job_runs.alias("holder"), job_schedules.c
-        return (
-            select(
-                batch.c.position,
-                _run.id,
-                _run.outcome,
-                holder.c.fence,
-                holder.c.job,
-                holder.c.fire_time,
-                holder.c.lease_until,
-                holder.c.sent,
-                is_paused(self._now).label("paused"),
-                self._now.label("now"),
-            )
-            .select_from(batch)
-            .outerjoin(job_runs, and_(_run.job == batch.c.job, _run.fire_time == batch.c.fire_time))
-            .outerjoin(holder, holder.c.active_key == batch.c.active_key)
-            .outerjoin(job_schedules, schedule.job == batch.c.job)
+    def _asking(self) -> Select[Any]:
+        """Looks and, where that is one statement, wins what is plainly free."""
+        dialect = self.database.dialect
+        return dialect.asking(
+            looking(dialect),
+            lambda looked: self._inserting(plainly_free(looked, self.window, self.patience)),
         )
 
     @cached_property
     def _recording(self) -> ReturningInsert[Any]:
-        batch = self.database.dialect.rows("batch", COLUMNS)
+        return self._inserting(self.database.dialect.rows("batch", COLUMNS))
+
+    def _inserting(self, batch: Subquery) -> ReturningInsert[Any]:
         running = batch.c.outcome.is_(None)
         values = {
             "job": batch.c.job,
@@ -219,10 +207,3 @@ class Claims:
     async def _alive(self, rows: Sequence[Row[Any]]) -> set[int]:
         """The fences of those runs whose holder has not been silent for a lease."""
         return {row.fence for row in rows if row.lease_until >= row.now}
-
-
-def is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
-    """Of a row of job_schedules."""
-    schedule = job_schedules.c
-    ends = or_(schedule.paused_until.is_(None), schedule.paused_until > now)
-    return and_(schedule.paused_at.is_not(None), ends)

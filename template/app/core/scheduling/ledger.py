@@ -2,31 +2,31 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Update, and_, case, func, null, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Update,
+    and_,
+    case,
+    null,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from app.core.databases import Dialect
 from app.core.scheduling.answers import Outcome, Won
 from app.core.scheduling.claims import Claims
+from app.core.scheduling.statements import ending
 from app.core.schema import job_runs
 
 _run = job_runs.c
 _UNKNOWN_AFTER = 15_000_000
-
-
-def completion(dialect: Dialect, fence: int) -> Update:
-    """Complete the run as the last statement of its own transaction; no row, no longer ours."""
-    mine = and_(_run.fence == fence, _run.outcome.is_(None))
-    return update(job_runs).where(mine).values(outcome="succeeded", finished_at=dialect.now())
-
-
-def touch(dialect: Dialect, fence: int) -> Update:
-    """Lock the run's row until the transaction ends, so that nobody takes it over meanwhile."""
-    mine = and_(_run.fence == fence, _run.outcome.is_(None))
-    return update(job_runs).where(mine).values(attempt=_run.attempt)
 
 
 class Ledger(Claims):
@@ -37,6 +37,11 @@ class Ledger(Claims):
 
     async def close(self) -> None:
         """Close what is open beside the database."""
+
+    async def raise_fences(self) -> None:
+        """Before the first claim: what another lock backend gave must not be above ours."""
+        async with self.database.writing() as connection:
+            await connection.run_sync(self.database.dialect.raise_fences)
 
     async def beat(self, fences: Sequence[int]) -> set[int]:
         """Renew the leases; returns those that are still ours. Conditional on the fence only."""
@@ -63,23 +68,25 @@ class Ledger(Claims):
 
         None: the run was taken over, and is not ours to finish.
         """
-        release = {} if still_running else {"active_key": None, "lease_until": None}
-        statement = (
-            update(job_runs)
-            .where(_run.fence == fence)
-            .values(
-                outcome=func.coalesce(_run.outcome, outcome),
-                finished_at=func.coalesce(_run.finished_at, self._now),
-                error=storable(error),
-                attempt=attempt,
-                attempts=as_text(attempts),
-                **release,
-            )
-            .returning(_run.outcome)
-        )
+        values = {
+            "of": fence,
+            "ended": outcome,
+            "error": storable(error),
+            "attempt": attempt,
+            "attempts": as_text(attempts),
+        }
+        statement = self._recording_end if still_running else self._ending
         async with self.database.writing(alone=True) as connection:
-            stands: Outcome | None = await connection.scalar(statement)
+            stands: Outcome | None = await connection.scalar(statement, values)
         return stands
+
+    @cached_property
+    def _recording_end(self) -> ReturningUpdate[Any]:
+        return ending(self._now)
+
+    @cached_property
+    def _ending(self) -> ReturningUpdate[Any]:
+        return ending(self._now).values(active_key=None, lease_until=None)
 
     async def release(self, fence: int) -> bool:
         """A function that outlived its recorded outcome has ended."""

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from app.core.database import Database, current
 from app.core.databases import Dialect
-from app.core.scheduling.ledger import completion, touch
+from app.core.scheduling.statements import completion, touch
 
 if TYPE_CHECKING:
     from app.settings import Settings

@@ -1,0 +1,120 @@
+"""The ledger's statements that are built once: building them took longer than the server does."""
+
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    Subquery,
+    Update,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from app.core.databases import Dialect
+from app.core.scheduling.batch import COLUMNS
+from app.core.schema import job_runs, job_schedules
+
+EARLY = 250_000
+"""Microseconds before its time, by the store's clock, from which on a fire may be claimed."""
+
+_run = job_runs.c
+
+
+def looking(dialect: Dialect) -> Select[Any]:
+    """What the ledger has on each fire, and on the run that holds its key (`fence`, ...)."""
+    batch, now = dialect.rows("batch", COLUMNS), dialect.now()
+    run, of_run = dialect.only(
+        job_runs,
+        "run",
+        lambda row: and_(row.c.job == batch.c.job, row.c.fire_time == batch.c.fire_time),
+    )
+    holder, of_holder = dialect.only(
+        job_runs, "holder", lambda row: row.c.active_key == batch.c.active_key
+    )
+    return (
+        select(
+            batch.c.position,
+            batch.c.job.label("asked_job"),
+            batch.c.fire_time.label("asked_time"),
+            batch.c.active_key,
+            batch.c.fence.label("asked_fence"),
+            batch.c.late,
+            batch.c.sent.label("to_send"),
+            run.c.id,
+            run.c.outcome,
+            holder.c.fence,
+            holder.c.job,
+            holder.c.fire_time,
+            holder.c.lease_until,
+            holder.c.sent,
+            is_paused(now).label("paused"),
+            now.label("now"),
+        )
+        .select_from(batch)
+        .outerjoin(run, of_run)
+        .outerjoin(holder, of_holder)
+        .outerjoin(job_schedules, job_schedules.c.job == batch.c.job)
+    )
+
+
+def plainly_free(looked: FromClause, window: int, patience: int) -> Subquery:
+    """Of what was looked at, that which only has to be recorded to be won."""
+    c = looked.c
+    due = and_(c.asked_time <= c.now + EARLY, c.asked_time >= c.now - window)
+    in_time = or_(c.late, c.asked_time >= c.now - patience)
+    free = and_(c.id.is_(None), c.fence.is_(None), c.to_send.is_(None), ~c.paused)
+    return (
+        select(
+            c.position,
+            c.asked_job.label("job"),
+            c.asked_time.label("fire_time"),
+            c.active_key,
+            c.asked_fence.label("fence"),
+            c.to_send.label("sent"),
+            c.outcome,
+        )
+        .where(free, due, in_time)
+        .subquery("free")
+    )
+
+
+def is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
+    """Of a row of job_schedules."""
+    schedule = job_schedules.c
+    ends = or_(schedule.paused_until.is_(None), schedule.paused_until > now)
+    return and_(schedule.paused_at.is_not(None), ends)
+
+
+def completion(dialect: Dialect, fence: int) -> Update:
+    """Complete the run as the last statement of its own transaction; no row, no longer ours."""
+    mine = and_(_run.fence == fence, _run.outcome.is_(None))
+    return update(job_runs).where(mine).values(outcome="succeeded", finished_at=dialect.now())
+
+
+def touch(dialect: Dialect, fence: int) -> Update:
+    """Lock the run's row until the transaction ends, so that nobody takes it over meanwhile."""
+    mine = and_(_run.fence == fence, _run.outcome.is_(None))
+    return update(job_runs).where(mine).values(attempt=_run.attempt)
+
+
+def ending(now: ColumnElement[int]) -> ReturningUpdate[Any]:
+    """Record how the run `of` a fence `ended`, unless that stands already."""
+    return (
+        update(job_runs)
+        .where(_run.fence == bindparam("of"))
+        .values(
+            outcome=func.coalesce(_run.outcome, bindparam("ended")),
+            finished_at=func.coalesce(_run.finished_at, now),
+            error=bindparam("error"),
+            attempt=bindparam("attempt"),
+            attempts=bindparam("attempts"),
+        )
+        .returning(_run.outcome)
+    )
