@@ -15,6 +15,7 @@ from benchmarks.claims import claims
 from benchmarks.engines import engines
 from benchmarks.executors import executors
 from benchmarks.figures import REPETITIONS, progress, spread
+from benchmarks.ledger import ledger
 from benchmarks.memory import memory
 from benchmarks.redis_locks import redis_locks
 
@@ -174,6 +175,7 @@ MEASURED: dict[str, Callable[[Path], None]] = {
         executors,
         engines,
         memory,
+        ledger,
     )
 }
 

@@ -45,6 +45,9 @@ class ServiceSettings(BaseSettings):
     catch_up_seconds: float = Field(default=86_400, ge=0)
     """How far back a fire that was missed while everything was down is still made up for."""
 
+    retention_days: float = Field(default=30, gt=0)
+    """For how long the record of a run is kept."""
+
     @field_validator("environment", "log_level", "log_format", mode="before")
     @classmethod
     def _any_case(cls, value: Any, info: Any) -> Any:
@@ -68,6 +71,16 @@ class ServiceSettings(BaseSettings):
             raise ValueError(
                 f"CATCH_UP_SECONDS={self.catch_up_seconds:g} must be 0 (catch nothing up) or more "
                 f"than LEASE_SECONDS={self.lease_seconds:g}; for example CATCH_UP_SECONDS=86400"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _retention_exceeds_window(self) -> Self:
+        # What is forgotten before that would be owed again.
+        if self.retention_days * 86_400 <= self.catch_up_seconds:
+            raise ValueError(
+                f"RETENTION_DAYS={self.retention_days:g} must be longer than "
+                f"CATCH_UP_SECONDS={self.catch_up_seconds:g}; for example RETENTION_DAYS=30"
             )
         return self
 

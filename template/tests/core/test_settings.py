@@ -19,6 +19,7 @@ CANARY = "canary-4711-secret"
         ("TIMEZONE", "Mars/Base", "TIMEZONE='Mars/Base': is not an IANA .* Europe/Berlin"),
         ("MAX_WORKERS", "many", "MAX_WORKERS='many': .*integer.*default: 2"),
         ("LOG_FORMAT", "xml", "LOG_FORMAT='xml': .*'json' or 'console'"),
+        ("RETENTION_DAYS", "1", "RETENTION_DAYS=1 must be longer than CATCH_UP_SECONDS=86400"),
         ("CATCH_UP_SECONDS", "10", "CATCH_UP_SECONDS=10 must be 0 .* LEASE_SECONDS=30"),
         ("DATABASE_URL", f"mysql://{CANARY}@host/x", "DATABASE_URL: must be .* for example"),
     ],

@@ -117,7 +117,7 @@ class Ledger(Claims):
         statement = (
             select(job_runs, self._now.label("now"))
             .where(_run.outcome.is_(None), ours, _run.lease_until < self._now)
-            .order_by(_run.id)
+            .order_by(_run.id + 0)  # by id itself SQLite walks all rows, not the few open ones
             .limit(limit)
         )
         dead: list[Row[Any]] = []

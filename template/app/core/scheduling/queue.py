@@ -44,7 +44,7 @@ class Queue:
             select(job_runs, self._now.label("now"))
             .where(_run.outcome.is_(None), _run.sent.is_not(None), _run.lease_until < self._now)
             .where(_run.id > after)
-            .order_by(_run.id)
+            .order_by(_run.id + 0)  # by the index of open runs, as in Ledger.expired
             .limit(500)
         )
         async with self._database.reading() as connection:

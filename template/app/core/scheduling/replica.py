@@ -22,6 +22,7 @@ from app.core.scheduling.executor import JobExecutor
 from app.core.scheduling.mirror import MirrorStore
 from app.core.scheduling.passes import Due, PassingScheduler
 from app.core.scheduling.recovery import Recovery
+from app.core.scheduling.retention import Retention
 from app.core.scheduling.runner import Runner
 from app.core.scheduling.shared import SharedJobs
 from app.core.scheduling.translation import trigger_from_json
@@ -59,8 +60,8 @@ class ReplicaScheduler(PassingScheduler):
             self.check_executor(job.executor, runner, f"@job {job.id}")
         self._shared = SharedJobs(jobs, self._mirror, cursors)
         self._recovery = Recovery(runner, cursors, settings.lease_seconds, self.find, self.settled)
-        self._over: set[str] = set()
-        self._known: dict[str, str] = {}
+        self._retention = Retention(runner.ledger.database, settings.retention_days * 86_400)
+        self._over, self._known = set[str](), dict[str, str]()
         self._runner = runner
         runner.wanted, runner.find = self.wanted, self.find
         self._one_poll = asyncio.Lock()
@@ -151,6 +152,7 @@ class ReplicaScheduler(PassingScheduler):
             if time.monotonic() - self._accounted > self._settings.lease_seconds / 3:
                 self._accounted = time.monotonic()
                 await self._recovery.catch_up(rows, recurring, effective)
+                await self._retention.sweep()
         self.last_poll = time.monotonic()
 
     async def _register(self, recurring: Mapping[str, Trigger]) -> None:
