@@ -15,6 +15,7 @@ from benchmarks.claims import claims
 from benchmarks.engines import engines
 from benchmarks.executors import executors
 from benchmarks.figures import REPETITIONS, progress, spread
+from benchmarks.firing import firing
 from benchmarks.ledger import ledger
 from benchmarks.memory import memory
 from benchmarks.redis_locks import redis_locks
@@ -176,6 +177,7 @@ MEASURED: dict[str, Callable[[Path], None]] = {
         engines,
         memory,
         ledger,
+        firing,
     )
 }
 

@@ -1,5 +1,6 @@
 """The application: its routes, and how it starts and stops."""
 
+import gc
 import importlib
 import pkgutil
 import sys
@@ -52,7 +53,9 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     with on_stop(service.runner.stop_claims, service.runner.hurry):
         try:
             await service.start()
+            gc.freeze()  # what is there by now stays, and is no more looked through for garbage
             yield
         finally:
+            gc.unfreeze()
             # Inside the handlers: a second signal cuts the drain short.
             await service.stop()

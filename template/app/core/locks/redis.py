@@ -22,6 +22,7 @@ from app.core.scheduling.claims import Asked
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.named_lock import NamedLocks
 from app.core.scheduling.statements import EARLY
+from app.core.scheduling.together import Together
 from app.core.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class RedisLedger(Ledger):
         self._redis = RedisServer("LOCK_URL", settings.lock_url, settings.service_name)
         self._lease_ms = int(lease * 1000)
         self._held: dict[int, str] = {}
+        self._freeing = Together(self._free)
 
     async def check(self) -> None:
         await self._redis.run("return 1", [])
@@ -103,7 +105,7 @@ class RedisLedger(Ledger):
                     free.append((key, fire.fence, scripts.DONE))
                 case _:
                     free.append((key, fire.fence, ""))
-        await self._free(*free)
+        await self._free(free)
         return answers
 
     async def beat(self, fences: Sequence[int]) -> set[int]:
@@ -171,18 +173,19 @@ class RedisLedger(Ledger):
 
     async def _let_go(self, fence: int, state: str) -> None:
         if key := self._held.pop(fence, None):
-            await self._free((key, fence, state))
+            await self._freeing((key, fence, state))
 
-    async def _free(self, *claims: tuple[str, int, str]) -> None:
+    async def _free(self, claims: Sequence[tuple[str, int, str]]) -> Sequence[None]:
         """End our leases at once; if the server does not answer, they end by themselves."""
         if not claims:
-            return
+            return ()
         keys = [key for key, _, _ in claims]
         states = [value for _, fence, state in claims for value in (self._claim(fence), state)]
         try:
             await self._redis.run(scripts.RELEASE, keys, int(_REMEMBERED * 1000), *states)
         except RedisUnavailable as error:
             _log.warning("%d leases are left to end by themselves: %s", len(claims), error)
+        return [None] * len(claims)
 
     def _claim(self, fence: int) -> str:
         return f"{fence}:{self.replica}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, and_, delete, or_, select, update
+from sqlalchemy import Row, and_, bindparam, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.database import Database
@@ -35,13 +35,14 @@ class Cursors:
         if not new:
             return
         begin = {"since": self._now, "accounted_until": self._now, "trigger": None}
+        insert = self._database.dialect.insert(job_schedules).values(
+            job=bindparam("key"), fingerprint=bindparam("schedule"), **begin
+        )
+        changed = {"fingerprint": insert.excluded.fingerprint, **begin}
+        statement = insert.on_conflict_do_update(index_elements=["job"], set_=changed)
+        rows = [{"key": job, "schedule": fingerprint} for job, fingerprint in sorted(new.items())]
         async with self._database.writing() as connection:
-            for job, fingerprint in new.items():
-                row = {"fingerprint": fingerprint, **begin}
-                insert = self._database.dialect.insert(job_schedules).values(job=job, **row)
-                await connection.execute(
-                    insert.on_conflict_do_update(index_elements=["job"], set_=row)
-                )
+            await connection.execute(statement, rows)
 
     async def all(self) -> dict[str, Row[Any]]:
         """Every cursor, each with `now` and whether it is `paused`."""

@@ -1,9 +1,11 @@
 """The ledger: what ran, and what became of it. One row for each fire; the last word on that."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import (
@@ -11,6 +13,7 @@ from sqlalchemy import (
     Row,
     Update,
     and_,
+    bindparam,
     case,
     null,
     select,
@@ -22,7 +25,8 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.core.scheduling.answers import Outcome, Won
 from app.core.scheduling.claims import Claims
-from app.core.scheduling.statements import ending
+from app.core.scheduling.statements import END, ending
+from app.core.scheduling.together import Together
 from app.core.schema import job_runs
 
 _run = job_runs.c
@@ -31,6 +35,11 @@ _UNKNOWN_AFTER = 15_000_000
 
 class Ledger(Claims):
     """The claims of one replica, and what becomes of its runs."""
+
+    @cached_property
+    def _several(self) -> asyncio.Lock:
+        """Held while several rows are written: in another order they would be a deadlock."""
+        return asyncio.Lock()
 
     async def check(self) -> None:
         """Raise if the lock backend does not answer."""
@@ -51,7 +60,7 @@ class Ledger(Claims):
             .values(lease_until=self._now + self._lease)
             .returning(_run.fence)
         )
-        async with self.database.writing(alone=True) as connection:
+        async with self._several, self.database.writing(alone=True) as connection:
             return set((await connection.scalars(statement)).all())
 
     async def finish(
@@ -68,25 +77,39 @@ class Ledger(Claims):
 
         None: the run was taken over, and is not ours to finish.
         """
-        values = {
+        end = {
             "of": fence,
             "ended": outcome,
             "error": storable(error),
             "attempt": attempt,
             "attempts": as_text(attempts),
+            "release": not still_running,
         }
-        statement = self._recording_end if still_running else self._ending
-        async with self.database.writing(alone=True) as connection:
-            stands: Outcome | None = await connection.scalar(statement, values)
-        return stands
+        return await self._end(end)
 
     @cached_property
-    def _recording_end(self) -> ReturningUpdate[Any]:
-        return ending(self._now)
+    def _end(self) -> Together[Mapping[str, Any], Outcome | None]:
+        return Together(self._end_several)
+
+    async def _end_several(self, ends: Sequence[Mapping[str, Any]]) -> Sequence[Outcome | None]:
+        async with self._several, self.database.writing(alone=True) as connection:
+            if len(ends) == 1:
+                row = (await connection.execute(self._ending, ends[0])).one_or_none()
+                return [row.outcome if row else None]
+            given = {"batch": json.dumps(list(map(dict, ends)))}
+            rows = {
+                row.fence: row.outcome for row in await connection.execute(self._endings, given)
+            }
+        return [rows.get(end["of"]) for end in ends]
 
     @cached_property
     def _ending(self) -> ReturningUpdate[Any]:
-        return ending(self._now).values(active_key=None, lease_until=None)
+        given = {name: bindparam(name, type_=type_) for name, type_ in END.items()}
+        return ending(self._now, SimpleNamespace(**given))
+
+    @cached_property
+    def _endings(self) -> ReturningUpdate[Any]:
+        return ending(self._now, self.database.dialect.rows("batch", END).c)
 
     async def release(self, fence: int) -> bool:
         """A function that outlived its recorded outcome has ended."""

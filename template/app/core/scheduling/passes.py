@@ -17,10 +17,9 @@ from app.core.scheduling.apscheduler_ import (
     submission,
 )
 from app.core.scheduling.triggers import Date, Trigger
+from app.core.tasks import unhurried
 
 _log = logging.getLogger(__name__)
-# 10,000 jobs due at once: the loop stands still for 4 ms in slices of 200, for 210 ms in one.
-_SLICE = 200
 _LONGEST_SLEEP = 1.0
 
 
@@ -85,13 +84,11 @@ class PassingScheduler(TypedScheduler):
         """Submit what is due; returns the seconds until there is more."""
         now = datetime.now(UTC)
         for alias, store in list(self._jobstores.items()):
-            for count, job in enumerate(store.get_due_jobs(now), 1):
+            async for job in unhurried(store.get_due_jobs(now)):
                 try:
                     self._submit(job, store, alias, now)
                 except Exception:
                     _log.exception("%s could not be submitted at its time", job.id)
-                if count % _SLICE == 0:
-                    await asyncio.sleep(0)
         following = [store.get_next_run_time() for store in self._jobstores.values()]
         now = datetime.now(UTC)
         waits: list[float] = [(at - now).total_seconds() for at in following if at is not None]

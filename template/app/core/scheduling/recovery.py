@@ -13,6 +13,7 @@ from app.core.scheduling.cursors import Cursors, Stretch
 from app.core.scheduling.entry import Entry, Settlement
 from app.core.scheduling.runner import Runner
 from app.core.scheduling.triggers import Trigger, microseconds, moment
+from app.core.tasks import unhurried
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 3
@@ -71,7 +72,7 @@ class Recovery:
 
         Only where the schedule `own` to this version of the service is the cursor's.
         """
-        for key, trigger in own.items():
+        async for key, trigger in unhurried(own.items()):
             cursor, entry = cursors.get(key), self._find(key)
             if cursor and entry and not cursor.paused and cursor.fingerprint == trigger.fingerprint:
                 await self._account(entry, effective[key], cursor)

@@ -28,7 +28,7 @@ from app.core.scheduling.shared import SharedJobs
 from app.core.scheduling.translation import trigger_from_json
 from app.core.scheduling.triggers import Date, Trigger
 from app.core.stores import Definition, DefinitionStore
-from app.core.tasks import end
+from app.core.tasks import end, unhurried
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -145,7 +145,9 @@ class ReplicaScheduler(PassingScheduler):
         if ended:
             rows = await self._cursors.all()
         effective = {
-            key: self._follow(key, own, rows[key]) for key, own in recurring.items() if key in rows
+            key: self._follow(key, own, rows[key])
+            async for key, own in unhurried(recurring.items())
+            if key in rows
         }
         if self.state != STATE_STOPPED:
             await self._recovery.take_over()
@@ -157,11 +159,8 @@ class ReplicaScheduler(PassingScheduler):
 
     async def _register(self, recurring: Mapping[str, Trigger]) -> None:
         """Once for each schedule: in a rolling deploy the newer version's word stands."""
-        new = {
-            key: fingerprint
-            for key, trigger in recurring.items()
-            if self._known.get(key) != (fingerprint := trigger.fingerprint)
-        }
+        now = {key: trigger.fingerprint for key, trigger in recurring.items()}
+        new = dict(now.items() - self._known.items())
         if new:
             await self._cursors.register(new)
             self._known.update(new)

@@ -137,18 +137,18 @@ class Runner:
 
     def _next_batch(self) -> list[Waiting]:
         """What is due and has a slot, so that other replicas get what has none here."""
-        slots = {name: self.free(name) for name in self.executors}
-        now, batch = time.monotonic(), []
+        slots = {name: max(0, self.free(name)) for name in self.executors}
+        now, left, batch = time.monotonic(), sum(slots.values()), list[Waiting]()
         for waiting in list(self._waiting.values()):
+            if left == 0 or len(batch) == _BATCH:
+                break
             if not self.wanted(waiting.entry):
                 del self._waiting[waiting.entry.key, waiting.time]
                 waiting.settled(Settlement(False))
-                continue
-            if waiting.not_before <= now and slots[waiting.entry.executor] > 0:
+            elif waiting.not_before <= now and slots[waiting.entry.executor] > 0:
                 slots[waiting.entry.executor] -= 1
+                left -= 1
                 batch.append(waiting)
-                if len(batch) == _BATCH:
-                    break
         return batch
 
     def _fire(self, waiting: Waiting) -> Fire:

@@ -1,21 +1,28 @@
 """The ledger's statements that are built once: building them took longer than the server does."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
+    Boolean,
     ColumnElement,
     FromClause,
+    Integer,
     Select,
+    String,
     Subquery,
     Update,
     and_,
-    bindparam,
+    case,
     func,
+    null,
     or_,
     select,
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.types import TypeEngine
 
 from app.core.databases import Dialect
 from app.core.scheduling.batch import COLUMNS
@@ -104,17 +111,29 @@ def touch(dialect: Dialect, fence: int) -> Update:
     return update(job_runs).where(mine).values(attempt=_run.attempt)
 
 
-def ending(now: ColumnElement[int]) -> ReturningUpdate[Any]:
-    """Record how the run `of` a fence `ended`, unless that stands already."""
+END: Mapping[str, TypeEngine[Any]] = {
+    "of": BigInteger(),
+    "ended": String(),
+    "error": String(),
+    "attempt": Integer(),
+    "attempts": String(),
+    "release": Boolean(),
+}
+
+
+def ending(now: ColumnElement[int], end: Any) -> ReturningUpdate[Any]:
+    """Record how a run ended, unless that stands already; `end` has the columns of END."""
     return (
         update(job_runs)
-        .where(_run.fence == bindparam("of"))
+        .where(_run.fence == end.of)
         .values(
-            outcome=func.coalesce(_run.outcome, bindparam("ended")),
+            outcome=func.coalesce(_run.outcome, end.ended),
             finished_at=func.coalesce(_run.finished_at, now),
-            error=bindparam("error"),
-            attempt=bindparam("attempt"),
-            attempts=bindparam("attempts"),
+            error=end.error,
+            attempt=end.attempt,
+            attempts=end.attempts,
+            active_key=case((end.release, null()), else_=_run.active_key),
+            lease_until=case((end.release, null()), else_=_run.lease_until),
         )
-        .returning(_run.outcome)
+        .returning(_run.fence, _run.outcome)
     )

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cached_property
 from typing import Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -65,7 +66,7 @@ class Trigger(ABC):
             yield fire
             fire = self.next(fire)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The same for two triggers if and only if they fire at the same instants."""
         return json.dumps(self.to_json(), sort_keys=True)
