@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 
-def render(folder: Path, **answers: str) -> Path:
+def render(folder: Path, **answers: str | bool) -> Path:
     data = {"profile": "custom", **answers}
     run_copy(str(ROOT), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
     return folder

@@ -1,0 +1,141 @@
+"""What jobs cost the web part: requests a second, and how long the slowest one in a hundred takes.
+
+The client is this process: raw HTTP over kept connections. Paced requests are timed from when they
+were to be sent, so that a server that stands still is charged for all whom it kept waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.figures import REPETITIONS, plain, progress, ratio
+from benchmarks.rendered import measure, render, settings
+from benchmarks.serving import bare, served
+
+VARIANTS = (
+    {"database": "sqlite"},
+    {"database": "postgresql"},
+    {"database": "postgresql", "lock_backend": "redis", "job_store": "redis"},
+)
+CONNECTIONS, SECONDS, RATE = 8, 4.0, 200
+_REQUEST = b"GET /health/live HTTP/1.1\r\nHost: service\r\n\r\n"
+_OFTEN = """
+from app.core.scheduling import interval, job
+
+for number in range(100):
+
+    @job(interval(seconds=1), id=f"often-{number}", executor="asyncio")
+    async def often() -> None:
+        pass
+"""
+_BUSY = """
+import time
+
+from app.core.scheduling import interval, job
+
+
+@job(interval(seconds=0.5), id="busy")
+def busy() -> None:
+    until = time.perf_counter() + 0.2
+    while time.perf_counter() < until:
+        pass
+"""
+
+
+def http(work: Path) -> None:
+    saturated(render(work / "default", example=False), bare(work / "bare"))
+    for number, answers in enumerate(VARIANTS):
+        print(f"\n  {', '.join(f'{key}={value}' for key, value in answers.items())}", flush=True)
+        measure("http", render(work / str(number), example=False, **answers))
+
+
+def saturated(service: Path, least: Path) -> None:
+    with served(service) as ours, served(least) as theirs:
+        rates: dict[int, list[float]] = {ours.port: [], theirs.port: []}
+        for repetition in progress("requests a second", REPETITIONS + 1):
+            for port, found in rates.items():
+                done = asyncio.run(as_many_as_it_takes(port))
+                if repetition:
+                    found.append(done)
+    plain("requests a second: the default service", rates[ours.port], "")
+    plain("requests a second: bare FastAPI", rates[theirs.port], "")
+    ratio("requests a second: ratio", rates[ours.port], rates[theirs.port], "at least 0.85")
+
+
+def main() -> None:
+    kinds = {"no job": "", "100 jobs a second": _OFTEN, "0.2 s of CPU twice a second": _BUSY}
+    late: dict[str, list[float]] = {kind: [] for kind in kinds}
+    with urls() as variables:
+        for repetition in progress("latency", REPETITIONS // 2 + 2):
+            for kind, source in kinds.items():
+                Path("app/jobs/measured.py").write_text(source)
+                with served(Path(), **variables) as server:
+                    time.sleep(1.5)
+                    took = sorted(asyncio.run(paced(server.port)))
+                if repetition:
+                    late[kind].append(took[int(len(took) * 0.99)] * 1e3)
+    for kind, found in late.items():
+        plain(f"99 % of requests answered within, {kind}", found)
+        if kind != "no job":
+            ratio("       / no job", found, late["no job"], 1.2)
+
+
+@contextmanager
+def urls() -> Iterator[dict[str, str]]:
+    with settings() as given:
+        named = [name for name in type(given).model_fields if re.search("_url$", name)]
+        found = {name.upper(): getattr(given, name).get_secret_value() for name in named}
+        yield {**found, "ENVIRONMENT": "test", "MIGRATE_ON_START": "false"}
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(_REQUEST)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length
+    await reader.readexactly(int(length[1]))
+
+
+async def as_many_as_it_takes(port: int) -> float:
+    """Requests a second over kept connections, each asking as soon as it was answered."""
+    until, done = time.perf_counter() + 1.5, 0
+
+    async def client() -> None:
+        nonlocal done
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < until:
+            await ask(reader, writer)
+            done += 1
+        writer.close()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
+    return done / (time.perf_counter() - started)
+
+
+async def paced(port: int) -> list[float]:
+    """Seconds that each of RATE requests a second took, from when it was due."""
+    took: list[float] = []
+    began = time.perf_counter()
+
+    async def client(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for turn in range(number, int(RATE * SECONDS), CONNECTIONS):
+            due = began + turn / RATE
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            await ask(reader, writer)
+            took.append(time.perf_counter() - due)
+        writer.close()
+
+    await asyncio.gather(*(client(number) for number in range(CONNECTIONS)))
+    return took
+
+
+if __name__ == "__main__":
+    main()
