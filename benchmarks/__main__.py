@@ -19,6 +19,7 @@ from benchmarks.firing import firing
 from benchmarks.http import http
 from benchmarks.ledger import ledger
 from benchmarks.memory import memory
+from benchmarks.pools import pools
 from benchmarks.redis_locks import redis_locks
 
 ROOT = Path(__file__).parents[1]
@@ -175,6 +176,7 @@ MEASURED: dict[str, Callable[[Path], None]] = {
         claims,
         redis_locks,
         executors,
+        pools,
         engines,
         memory,
         ledger,

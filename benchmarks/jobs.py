@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
+from app.core.database import current
 from app.core.scheduling import job
+from sqlalchemy import text
 
 
 def nothing() -> None:
@@ -21,3 +25,14 @@ def plain_job() -> None:
 @job(id="coroutine")
 async def coroutine_job() -> None:
     await nothing_async()
+
+
+@job(id="sleeping")
+def sleeping_job() -> None:
+    time.sleep(0.2)
+
+
+@job(id="selecting")
+async def selecting_job() -> None:
+    async with current().session() as session:
+        await session.execute(text("SELECT 1"))

@@ -4,7 +4,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Index,
     Integer,
     MetaData,
     String,
@@ -45,12 +44,8 @@ job_runs = Table(
     Column("fires", Integer, nullable=False, server_default="1"),
     UniqueConstraint("job", "fire_time", name="uq_job_runs_job_fire_time"),
 )
-Index(
-    "ix_job_runs_open",
-    job_runs.c.lease_until,
-    sqlite_where=text("outcome IS NULL"),
-    postgresql_where=text("outcome IS NULL"),
-)
+OPEN = text("outcome IS NULL")
+"""Of those few of job_runs the databases/ have an index: to name a dialect here would load it."""
 
 job_schedules = Table(
     "job_schedules",

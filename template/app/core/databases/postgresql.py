@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     FromClause,
+    Index,
     Select,
     Subquery,
     Table,
@@ -32,8 +33,10 @@ from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
 from app.core.databases import AlreadyScheduling, parsed
+from app.core.schema import OPEN, job_runs
 from app.core.settings import ServiceSettings
 
+Index("ix_job_runs_open", job_runs.c.lease_until, postgresql_where=OPEN)
 _MIGRATING, _SCHEDULING, _RAISING = 7_340_001, 7_340_002, 7_340_003
 _RAISE = text(
     "SELECT setval('job_fences', highest.fence) "

@@ -1,8 +1,10 @@
 """What the rest of the service asks of a database."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import SecretStr
 from sqlalchemy import (
@@ -16,12 +18,14 @@ from sqlalchemy import (
     Table,
     make_url,
 )
-from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
-from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
+
+if TYPE_CHECKING:  # each is a third of SQLAlchemy's weight, and one of them is enough
+    from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
+    from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 
 _NO_URL = (ArgumentError, ValueError)
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     FromClause,
+    Index,
     Select,
     Subquery,
     Table,
@@ -32,9 +33,10 @@ from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
 from app.core.databases import AlreadyScheduling, parsed
-from app.core.schema import job_runs
+from app.core.schema import OPEN, job_runs
 from app.core.settings import ServiceSettings
 
+Index("ix_job_runs_open", job_runs.c.lease_until, sqlite_where=OPEN)
 _MOUNTS = Path("/proc/mounts")
 _SHARED = ("nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "fuse.sshfs")
 
