@@ -21,6 +21,7 @@ from benchmarks.ledger import ledger
 from benchmarks.memory import memory
 from benchmarks.pools import pools
 from benchmarks.redis_locks import redis_locks
+from benchmarks.reminders import reminders
 
 ROOT = Path(__file__).parents[1]
 COPIER = str(Path(sys.executable).with_name("copier"))
@@ -180,6 +181,7 @@ MEASURED: dict[str, Callable[[Path], None]] = {
         engines,
         memory,
         ledger,
+        reminders,
         firing,
         http,
     )
