@@ -16,6 +16,7 @@ from benchmarks.engines import engines
 from benchmarks.executors import executors
 from benchmarks.figures import REPETITIONS, progress, spread
 from benchmarks.firing import firing
+from benchmarks.growth import growth
 from benchmarks.http import http
 from benchmarks.ledger import ledger
 from benchmarks.memory import memory
@@ -182,6 +183,7 @@ MEASURED: dict[str, Callable[[Path], None]] = {
         memory,
         ledger,
         reminders,
+        growth,
         firing,
         http,
     )
