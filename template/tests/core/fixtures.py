@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import update
 
 from app.core import database as current_database
 from app.core import wiring
 from app.core.database import Database
 from app.core.scheduling import Job, declaration, named_lock, replica
+from app.core.schema import job_runs
 from app.core.service import Service
 from app.settings import Settings
 
@@ -48,6 +50,17 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     }
     path = os.pathsep.join(filter(None, sys.path))
     return {**os.environ, **urls, "PYTHONPATH": path, **more}
+
+
+def time_goes_by(settings: Settings, database: Database, seconds: float) -> None:
+    """All leases are so much nearer to their end, or past it."""
+    until = job_runs.c.lease_until
+    with database.engine.begin() as connection:
+        nearer = update(job_runs).where(until > 0).values(lease_until=until - int(seconds * 1e6))
+        connection.execute(nearer)
+    for name in _FURTHER:
+        if _further:
+            _further.time_goes_by(getattr(settings, name).get_secret_value(), seconds)
 
 
 @contextmanager
