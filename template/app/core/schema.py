@@ -14,8 +14,9 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+LONGEST_KEY = 300
 # Byte order: so that PostgreSQL finds the runs of a job by the beginning of its key, too.
-_Key = String(300).with_variant(String(300, collation="C"), "postgresql")
+_Key = String(LONGEST_KEY).with_variant(String(LONGEST_KEY, collation="C"), "postgresql")
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
 job_runs = Table(

@@ -12,6 +12,7 @@ from apscheduler.util import undefined
 
 from app.core.scheduling.apscheduler_ import given
 from app.core.scheduling.declaration import Job, is_on_loop, undeclared
+from app.core.scheduling.ledger import storable
 from app.core.scheduling.passes import Due
 from app.core.scheduling.replica import ReplicaScheduler
 from app.core.scheduling.translation import take_trigger, translate, trigger_from_json
@@ -76,8 +77,8 @@ class ServiceScheduler(ReplicaScheduler):
         when = take_trigger(trigger, options, self._settings.zone)
         options = {name: value for name, value in options.items() if value is not None}
         id = options.pop("id", None) or uuid.uuid4().hex
-        if len(id) > _LONGEST_ID:
-            raise ValueError(f"id={id[:40]!r}...: at most {_LONGEST_ID} characters")
+        if len(id) > _LONGEST_ID or storable(id) != id:
+            raise ValueError(f"id={id[:40]!r}...: at most {_LONGEST_ID} characters, and no NUL")
         self.check_executor(options.get("executor"), self._runner, f"add_job({id!r})")
         if id in self._triggers:
             raise ValueError(f"{id!r} is the id of a declared job; choose another")
