@@ -1,14 +1,17 @@
 """Definitions in the database: what only they can show."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
+from app.core.database import Database
 from app.core.scheduling import Job
 from app.core.schema import job_definitions
 from app.core.stores import DefinitionChanged
 from tests.core.fixtures import Scheduling
+from tests.core.forgeries import forgeries, none_runs
 from tests.core.test_store_shared import ids, note
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +64,21 @@ async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
     assert sorted(kept) == ["code", "junk", "old", "unknown"]
     for row in forged:
         assert f"job {row['id']!r} in the job store is left alone" in caplog.text
+
+
+async def test_of_a_thousand_forged_entries_none_runs_and_none_is_touched(
+    scheduling: Scheduling, note: Job, database: Database, tmp_path: Path
+) -> None:
+    forged = forgeries(tmp_path / "proof")
+    more = {"generation": 1, "fire_time": None, "paused": False, "version": 1, "removed": False}
+    rows = [{"id": id, **forgery._asdict(), **more} for id, forgery in forged.items()]
+    async with database.writing() as connection:
+        await connection.execute(job_definitions.insert(), rows)
+    await none_runs(scheduling, note, tmp_path / "proof", set(forged))
+    async with database.reading() as connection:
+        kept = (await connection.execute(select(job_definitions))).all()
+    found = {row.id: row._asdict() for row in kept}
+    assert [row for row in rows if found[row["id"]] != row] == []
 
 
 async def test_a_change_made_elsewhere_at_the_same_time_is_not_undone(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from app.core.scheduling import Job, interval
 from app.core.stores import DefinitionChanged
 from app.settings import Settings
 from tests.core.fixtures import Declare, Scheduling, environment
+from tests.core.forgeries import forgeries, none_runs
 from tests.core.servers.valkey import PREFIX
 from tests.core.test_store_shared import held, ids, note
 from tests.core.waiting import succeeded, until
 
 pytestmark = pytest.mark.anyio
 __all__ = ["note"]
+OFTEN = {"type": "interval", "step": 100_000, "offset": 0}
 HOURLY = {"type": "interval", "step": 3_600_000_000, "offset": 0}
 ENTRY = {"job": "note", "kwargs": {"file": "x"}, "trigger": HOURLY, "fire_time": None}
 
@@ -34,12 +36,13 @@ def server(settings: Settings) -> Iterator[redis.Redis]:
         yield client
 
 
-def put(server: redis.Redis, id: str, value: str | bytes) -> None:
-    """An entry as somebody else may have written it."""
-    version = server.incr(f"{PREFIX}job-version")
-    server.hset(f"{PREFIX}jobs", id, value)
-    server.zadd(f"{PREFIX}job-versions", {id: version})
-    server.sadd(f"{PREFIX}job-recurring", id)
+def put(server: redis.Redis, entries: Mapping[str, str | bytes]) -> None:
+    """Entries as somebody else may have written them."""
+    values: dict[Any, Any] = dict(entries)
+    server.incr(f"{PREFIX}job-version", len(entries))
+    server.hset(f"{PREFIX}jobs", mapping=values)
+    server.zadd(f"{PREFIX}job-versions", {id: n for n, id in enumerate(entries, 1)})
+    server.sadd(f"{PREFIX}job-recurring", *entries)
 
 
 async def test_only_json_is_stored_below_one_prefix(
@@ -75,9 +78,7 @@ async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
         "typed": f"1 a {json.dumps({**whole, 'fire_time': 'soon'})}",
         "old": f"1 a {json.dumps({**whole, 'surprise': 1})}",
     }
-    for id, value in forged.items():
-        put(server, id, value)
-    put(server, "good", f"1 a {json.dumps(whole)}")
+    put(server, {**forged, "good": f"1 a {json.dumps(whole)}"})
     async with scheduling() as service:
         assert await ids(service) == ["good"]
         assert held(service, "good")
@@ -86,6 +87,25 @@ async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
     for id, value in forged.items():
         assert kept[id] == (value if isinstance(value, bytes) else value.encode())
         assert f"job {id!r} in the job store is left alone" in caplog.text
+
+
+async def test_of_a_thousand_forged_entries_none_runs_and_none_is_touched(
+    scheduling: Scheduling, note: Job, server: redis.Redis, tmp_path: Path
+) -> None:
+    forged = {
+        id: f'1 a {{"job": {json.dumps(job)}, "kwargs": {kwargs}, "trigger": {trigger}}}'
+        for id, (job, kwargs, trigger) in forgeries(tmp_path / "proof").items()
+    }
+    whole = {"job": "note", "kwargs": {"file": str(tmp_path / "proof")}, "trigger": OFTEN}
+    for name, value in (("job", ["os:system"]), ("fire_time", "soon"), ("function", "os:system")):
+        forged[name] = f"1 a {json.dumps({**whole, name: value})}"
+    # Nothing that the ledger can write down, and so nothing that can be claimed.
+    forged["i" * 300] = forged["nul\0"] = f"1 a {json.dumps(whole)}"
+    forged["generation"] = f"{'1' * 300} a {json.dumps(whole)}"
+    put(server, forged)
+    await none_runs(scheduling, note, tmp_path / "proof", set(forged))
+    kept = server.hgetall(f"{PREFIX}jobs")
+    assert [id for id, value in forged.items() if kept[id] != value] == []
 
 
 async def test_a_change_made_elsewhere_at_the_same_time_is_not_undone(
