@@ -16,8 +16,8 @@ def test_in_many_orders_a_fire_has_one_owner_and_one_outcome(
 ) -> None:
     """A failure prints the steps that lead to it, as few as there can be."""
     many = effort(
-        max_examples=200,
-        stateful_step_count=40,
+        max_examples=100,
+        stateful_step_count=30,
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
