@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +147,18 @@ def declare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
 
 @pytest.fixture
 def scheduling(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Scheduling:
-    """`async with scheduling(job, ...)`: a replica that schedules these jobs and no others."""
+    """`async with scheduling(job, ...)`: a replica that schedules these jobs and no others.
+
+    Its clock is `ahead` by so many seconds.
+    """
     monkeypatch.setattr(replica, "POLL", 0.05)
 
     @asynccontextmanager
-    async def scheduling(*jobs: Job, settings: Settings = settings) -> AsyncIterator[Service]:
+    async def scheduling(
+        *jobs: Job, settings: Settings = settings, ahead: float = 0
+    ) -> AsyncIterator[Service]:
         service = Service(settings, {job.id: job for job in jobs})
+        service.scheduler.clock = lambda: datetime.now(UTC) + timedelta(seconds=ahead)
         try:
             await service.start()
             yield service

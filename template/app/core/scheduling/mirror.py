@@ -1,7 +1,6 @@
 """The jobs added at run time, as this replica's memory holds them."""
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -45,9 +44,8 @@ class MirrorStore(TypedMemoryStore):
         self._read_at = 0
         self._versions: deque[int] = deque(maxlen=2 * _FORGETS_AFTER)
 
-    async def refresh(self) -> bool:
+    async def refresh(self, now: int) -> bool:
         """Read what changed since the last time; True if anything did."""
-        now = time.time_ns() // 1000
         # Move the horizon by the minute: most polls then read one number and nothing else.
         horizon = max(self._horizon, (now // _STEP + 1) * _STEP + AHEAD * 1_000_000)
         if now - self._read_at > _FORGETS_AFTER * _STEP:  # what was removed meanwhile is not told
@@ -60,7 +58,7 @@ class MirrorStore(TypedMemoryStore):
             if self._version:
                 _log.error("the job store has lost what it had: its jobs are those it has now")
             self._epoch, self._read_at = changes.epoch, 0
-            return await self.refresh()
+            return await self.refresh(now)
         moved, self._version = horizon > self._horizon, changes.version
         self._horizon, self._read_at = horizon, now
         for definition in changes.definitions:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.events import EVENT_JOB_SUBMITTED
@@ -52,6 +53,8 @@ class PassingScheduler(TypedScheduler):
 
     last_pass: float | None = None
     """`time.monotonic()` at the end of the last pass that went well."""
+    clock: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
+    """This replica's own: it says when to ask. Whether it is time, the store's says."""
     _passing: asyncio.Task[None] | None = None
 
     def start(self, paused: bool = False) -> None:
@@ -82,7 +85,7 @@ class PassingScheduler(TypedScheduler):
 
     async def _pass(self) -> float:
         """Submit what is due; returns the seconds until there is more."""
-        now = datetime.now(UTC)
+        now = self.clock()
         for alias, store in list(self._jobstores.items()):
             async for job in unhurried(store.get_due_jobs(now)):
                 try:
@@ -90,7 +93,7 @@ class PassingScheduler(TypedScheduler):
                 except Exception:
                     _log.exception("%s could not be submitted at its time", job.id)
         following = [store.get_next_run_time() for store in self._jobstores.values()]
-        now = datetime.now(UTC)
+        now = self.clock()
         waits: list[float] = [(at - now).total_seconds() for at in following if at is not None]
         return max(0.0, min([*waits, _LONGEST_SLEEP]))
 

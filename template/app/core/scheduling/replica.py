@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from apscheduler.job import Job as ScheduledJob
@@ -27,7 +26,7 @@ from app.core.scheduling.retention import Retention
 from app.core.scheduling.runner import Runner
 from app.core.scheduling.shared import SharedJobs
 from app.core.scheduling.translation import trigger_from_json
-from app.core.scheduling.triggers import Date, Trigger
+from app.core.scheduling.triggers import Date, Trigger, microseconds
 from app.core.schema import LONGEST_KEY
 from app.core.stores import Definition, DefinitionStore
 from app.core.tasks import end, unhurried
@@ -126,7 +125,7 @@ class ReplicaScheduler(PassingScheduler):
         """Read the job store. If it is away, the declared jobs go on all the same."""
         async with self._one_poll:
             try:
-                if self._mirror and await self._mirror.refresh():
+                if self._mirror and await self._mirror.refresh(microseconds(self.clock())):
                     self.wakeup()
                 for key in list(self._over):
                     await self._shared.complete(key)
@@ -175,7 +174,7 @@ class ReplicaScheduler(PassingScheduler):
             changed = job.trigger.trigger.fingerprint != wanted.fingerprint
             if changed or bool(row.paused) == (job.next_run_time is not None):
                 modify(job, trigger=Due(wanted))
-                following = None if row.paused else wanted.next(datetime.now(UTC))
+                following = None if row.paused else wanted.next(self.clock())
                 self.reset(job, self._own, following)
                 self.wakeup()
         return wanted
@@ -235,7 +234,7 @@ class ReplicaScheduler(PassingScheduler):
         self, id: str, job: Job, trigger: Trigger, kwargs: Mapping[str, Any], store: str
     ) -> ScheduledJob:
         due = Due(trigger)
-        now = datetime.now(UTC)
+        now = self.clock()
         scheduled = new_job(
             self,
             id=id,
