@@ -7,18 +7,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED
 from apscheduler.jobstores.base import JobLookupError
+from apscheduler.jobstores.memory import MemoryJobStore
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import update
 
 from app.core.database import Database
 from app.core.scheduling import Job, Run, cron, interval
 from app.core.scheduling.cursors import Cursors
-from app.core.scheduling.triggers import moment
+from app.core.scheduling.triggers import Interval, moment
 from app.core.schema import job_schedules
 from app.settings import Settings
 from tests.core import sample_jobs
@@ -28,6 +30,7 @@ from tests.core.waiting import outcomes, runs, succeeded, until
 pytestmark = pytest.mark.anyio
 Declare = Callable[..., Job]
 THEIRS: Callable[..., object] = IntervalTrigger
+STOCK: Callable[..., Any] = AsyncIOScheduler
 
 
 async def nothing() -> None:
@@ -199,26 +202,93 @@ async def rewind(database: Database, hours: float) -> None:
         await connection.execute(update(job_schedules).values(accounted_until=cursor - back))
 
 
-async def test_a_pass_that_fails_is_followed_by_the_next(
-    scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("point", ["get_due_jobs", "plug", "reset", "get_next_run_time"])
+async def test_an_error_at_any_point_of_a_pass_is_followed_by_the_next(
+    scheduling: Scheduling,
+    declare: Declare,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    point: str,
 ) -> None:
+    """The store, the submission, its update, the look ahead: logged, and told by readiness."""
     job = declare(nothing, interval(seconds=0.1), executor="asyncio")
     async with scheduling(job) as service:
-        whole = service.scheduler._pass
-        failures: list[int] = []
+        scheduler, stamps = service.scheduler, list[float | None]()
+        owner: Any = scheduler if hasattr(scheduler, point) else scheduler._own
+        whole = getattr(owner, point)
 
-        async def broken() -> float:
-            if len(failures) < 2:
-                failures.append(1)
-                service.scheduler.wakeup()
-                raise OSError("the store is gone")
-            return await whole()
+        def broken(*arguments: Any) -> Any:
+            if len(stamps) == 4:
+                return whole(*arguments)
+            stamps.append(scheduler.last_pass)
+            scheduler.wakeup()
+            raise OSError("it is not to be")
 
-        monkeypatch.setattr(service.scheduler, "_pass", broken)
-        service.scheduler.wakeup()
-        await until(lambda: asyncio.sleep(0, len(failures) == 2))
+        monkeypatch.setattr(owner, point, broken)
+        scheduler.wakeup()
+        await until(lambda: asyncio.sleep(0, len(stamps) == 4))
+        assert len(set(stamps)) == 1
         seen = len(await runs(service.database, "nothing"))
         await outcomes(service.database, "nothing", seen + 2)
+        assert scheduler.last_pass != stamps[0]
+    assert caplog.text.count("OSError: it is not to be") == 4
+
+
+async def test_a_job_that_cannot_be_submitted_delays_no_other_and_holds_no_loop(
+    scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Interval):
+        tried = 0
+
+        def last(self, until: datetime) -> datetime | None:
+            Broken.tried += 1
+            raise OverflowError("no such day")
+
+    broken = declare(nothing, Broken(timedelta(seconds=0.1)), id="broken", executor="asyncio")
+    good = declare(nothing, interval(seconds=0.2), executor="asyncio", overlap="allow")
+    async with scheduling(good, broken) as service:
+        await outcomes(service.database, "nothing", 3)
+        assert Broken.tried
+        began, passes = time.monotonic(), Broken.tried
+        await outcomes(service.database, "nothing", 6)
+        assert Broken.tried - passes < 50 * (time.monotonic() - began) + 50
+
+
+async def test_a_listener_that_fails_costs_no_run(
+    scheduling: Scheduling, declare: Declare, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(event: object) -> None:
+        raise SystemExit("a listener cannot end the service")
+
+    async with scheduling(declare(nothing, interval(seconds=0.1), executor="asyncio")) as service:
+        service.scheduler.add_listener(fail)
+        seen = len(await runs(service.database, "nothing"))
+        await outcomes(service.database, "nothing", seen + 2)
+        assert service.scheduler.last_pass
+    assert "a listener cannot end the service" in caplog.text
+
+
+async def test_apscheduler_itself_still_dies_of_a_store_that_fails_once() -> None:
+    """The day this fails, `PassingScheduler` need not arm its timer any more."""
+    failures: list[OSError] = []
+
+    class Store(MemoryJobStore):
+        def update_job(self, job: object) -> None:
+            failures.append(OSError("the store is gone"))
+            raise failures[-1]
+
+    stock, unheard, store = STOCK(), list[object](), cast("Callable[[], object]", Store)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    stock.add_jobstore(store())
+    stock.add_job(nothing, "interval", seconds=0.05)
+    stock.start()
+    await until(lambda: asyncio.sleep(0, unheard))
+    assert stock.running
+    assert stock._timeout is None
+    await asyncio.sleep(0.2)
+    assert len(failures) == 1
+    stock.shutdown(wait=False)
+    await asyncio.sleep(0)
 
 
 async def test_what_runs_at_the_end_is_given_its_time_then_given_back(

@@ -73,7 +73,6 @@ class PassingScheduler(TypedScheduler):
             try:
                 if self.state == STATE_RUNNING:
                     wait = await self._pass()
-                    self.last_pass = time.monotonic()
             except Exception:
                 _log.exception("a scheduler pass failed; the next one follows")
             try:
@@ -84,15 +83,24 @@ class PassingScheduler(TypedScheduler):
             self._due.clear()
 
     async def _pass(self) -> float:
-        """Submit what is due; returns the seconds until there is more."""
-        now = self.clock()
+        """Submit what is due; returns the seconds until there is more.
+
+        What cannot be submitted stays due: the next pass tries again, and this one was not good.
+        """
+        now, failed = self.clock(), set[str]()
         for alias, store in list(self._jobstores.items()):
             async for job in unhurried(store.get_due_jobs(now)):
                 try:
                     self._submit(job, store, alias, now)
                 except Exception:
+                    failed.add(job.id)
                     _log.exception("%s could not be submitted at its time", job.id)
         following = [store.get_next_run_time() for store in self._jobstores.values()]
+        if failed:
+            jobs = [job for store in self._jobstores.values() for job in store.every()]
+            following = [job.next_run_time for job in jobs if job.id not in failed]
+        else:
+            self.last_pass = time.monotonic()
         now = self.clock()
         waits: list[float] = [(at - now).total_seconds() for at in following if at is not None]
         return max(0.0, min([*waits, _LONGEST_SLEEP]))
@@ -104,10 +112,8 @@ class PassingScheduler(TypedScheduler):
         trigger: Trigger = job.trigger.trigger
         due: datetime = job.next_run_time
         fire_time = max(trigger.last(now) or due, due)
-        try:
-            self.plug(job.executor).submit_job(job, [fire_time])
-        finally:
-            self.reset(job, store, trigger.next(max(now, fire_time)))
+        self.plug(job.executor).submit_job(job, [fire_time])
+        self.reset(job, store, trigger.next(max(now, fire_time)))
         event = submission(EVENT_JOB_SUBMITTED, job.id, alias, [fire_time])
         self.dispatch(event)
 
