@@ -116,7 +116,7 @@ class Cursors:
         """Let it run again, as from `since` or now. What it missed while paused is not owed."""
         paused = ("paused_at", "paused_by", "pause_reason", "paused_until")
         until = self._now if since is None else since
-        return await self._set(job, **dict.fromkeys(paused), accounted_until=until)
+        return await self._set(job, **dict.fromkeys(paused), accounted_until=until, since=until)
 
     async def reschedule(self, job: str, trigger: str) -> bool:
         """Give a declared job another trigger on all replicas, until its declaration changes."""

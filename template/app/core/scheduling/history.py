@@ -1,13 +1,22 @@
 """What became of a job, as the ledger has it."""
 
+import asyncio
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core.scheduling.triggers import moment
+from app.core.database import Database
+from app.core.scheduling.cursors import Cursors
+from app.core.scheduling.translation import trigger_from_json
+from app.core.scheduling.triggers import Trigger, microseconds, moment
 from app.core.schema import job_runs
+
+_EARLIEST = 1_000_000
+_NONE = (2**63, 2**63)
 
 
 @dataclass(frozen=True)
@@ -44,3 +53,52 @@ async def last_run(session: AsyncSession, job_id: str) -> RunRecord | None:
         claimed_at=moment(row.claimed_at) if row.claimed_at else None,
         finished_at=moment(row.finished_at) if row.finished_at else None,
     )
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The fires of one job: how many there were, and of how many the ledger says what became.
+
+    `gaps` of them it does not know; it may know more than were `expected`, of a version of the
+    service that has another schedule.
+    """
+
+    expected: int
+    recorded: int
+    gaps: int
+
+
+async def audit(database: Database) -> dict[str, Audit]:
+    """Every recurring job's fires since its schedule began, or was resumed, by its cursor's key.
+
+    Within RETENTION_DAYS, and until a lease ago: before that a fire may not be claimed yet. A fire
+    that is still owed is a gap until it is caught up. Each instant is looked at, in a thread.
+    """
+    settings, cursors = database.settings, Cursors(database, "")
+    found: dict[str, Audit] = {}
+    for job, cursor in (await cursors.all()).items():
+        now = cursor.paused_at if cursor.paused else cursor.now
+        until = now - int(settings.lease_seconds * 1e6)
+        kept = cursor.now - int(settings.retention_days * 86_400e6) + _EARLIEST
+        after = max(cursor.since, kept)
+        trigger = trigger_from_json(json.loads(cursor.trigger or cursor.fingerprint))
+        recorded = await cursors.recorded(job, after, until)
+        found[job] = await asyncio.to_thread(_compare, trigger, after, until, recorded)
+    return found
+
+
+def _compare(
+    trigger: Trigger, after: int, until: int, recorded: Sequence[tuple[int, int]]
+) -> Audit:
+    """Both in the order of time."""
+    rows = iter(recorded)
+    first, last = next(rows, _NONE)
+    expected = gaps = 0
+    others = sum(first == last for first, last in recorded)
+    for fire in map(microseconds, trigger.between(moment(after), moment(until))):
+        while last < fire:
+            first, last = next(rows, _NONE)
+        expected += 1
+        gaps += not first <= fire <= last
+        others -= first == last == fire
+    return Audit(expected, expected - gaps + others, gaps)
