@@ -7,7 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +40,8 @@ Settings.model_config["env_file"] = None
 for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
 Databases = tuple[Callable[[], str], Callable[[str], None]]
+Outage = Callable[[], AbstractContextManager[None]]
+Outages = dict[str, Outage]
 Declare = Callable[..., Job]
 Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
 
@@ -51,6 +59,18 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     }
     path = os.pathsep.join(filter(None, sys.path))
     return {**os.environ, **urls, "PYTHONPATH": path, **more}
+
+
+@contextmanager
+def servers_apart(folder: Path) -> Iterator[tuple[dict[str, str], Outages]]:
+    """The settings for servers of the test's own, and what takes each of them away for a while."""
+    with ExitStack() as stack:
+        started = {"database_url": stack.enter_context(servers.apart(folder))}
+        for name in _FURTHER:
+            if _further:
+                started[name] = stack.enter_context(_further.apart())
+        urls = {name: url for name, (url, _) in started.items()}
+        yield urls, {name: outage for name, (_, outage) in started.items()}
 
 
 def time_goes_by(settings: Settings, database: Database, seconds: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from app.core import wiring
 from app.core.database import Database
-from app.core.scheduling import interval
+from app.core.scheduling import audit, interval
 from app.core.scheduling.cursors import Cursors
 from app.core.stores import Definition
 from app.settings import Settings
@@ -111,6 +111,11 @@ async def test_three_versions_leave_each_others_jobs_alone(
             return (row.attempt, row.outcome) == (2, "succeeded")
 
         await until(run_again, 60)
+
+        async def complete() -> bool:
+            return not any(of.gaps for of in (await audit(database)).values())
+
+        await until(complete, 60)
         third.terminate()
         assert await asyncio.to_thread(third.wait, 30) == 0
     await store.close()

@@ -23,10 +23,10 @@ async def test_each_fire_runs_once_never_early_and_none_is_missed(
     patient = settings.model_copy(update={"lease_seconds": 10})
     began: list[datetime] = []
 
-    async def tick(run: Run) -> None:
+    async def watched(run: Run) -> None:
         began.append(run.fire_time)
 
-    job = declare(tick, interval(seconds=STEP / 1e6), executor="asyncio", overlap="allow")
+    job = declare(watched, interval(seconds=STEP / 1e6), executor="asyncio", overlap="allow")
     async with AsyncExitStack() as replicas:
         for ahead in clocks:
             replica = scheduling(job, settings=patient, ahead=ahead)
@@ -36,7 +36,7 @@ async def test_each_fire_runs_once_never_early_and_none_is_missed(
             return len(began) >= 30
 
         await until(enough, 120)
-        rows = await runs(service.database, "tick")
+        rows = await runs(service.database, "watched")
     assert set(Counter(began).values()) == {1}
     assert all(row.claimed_at >= row.fire_time - 250_000 for row in rows if row.claimed_at)
     # What the clock of a replica had passed when it started is not its to submit.

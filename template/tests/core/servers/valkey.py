@@ -7,8 +7,8 @@ import importlib
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -17,6 +17,7 @@ import redis
 
 from app.core import wiring
 
+Outage = Callable[[], AbstractContextManager[None]]
 PREFIX = "{" + wiring.SERVICE_NAME + "}:"
 _DATABASES = 4096
 _given = {name: os.environ.get(name) for name in ("JOB_STORE_URL", "LOCK_URL", "BROKER_URL")}
@@ -61,6 +62,26 @@ def _own() -> Any:
     if not _started:
         _started.append(_server(databases=_DATABASES))
     return _started[0]
+
+
+@contextmanager
+def apart() -> Iterator[tuple[str, Outage]]:
+    """A server of its own, and what kills that for a while; it loses its memory."""
+    server = _server()
+    url = f"{server.connection_url}/0"
+
+    @contextmanager
+    def outage() -> Iterator[None]:
+        server.terminate()
+        try:
+            yield
+        finally:
+            server.start()
+
+    try:
+        yield url, outage
+    finally:
+        server.stop()
 
 
 @contextmanager
