@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 from app.core.scheduling.answers import Outcome
 from app.core.scheduling.declaration import Job
+from app.core.scheduling.ledger import storable
+from app.core.schema import LONGEST_KEY
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,9 @@ class Settlement(NamedTuple):
 
 
 Settled = Callable[[Settlement], None]
+
+
+def check_key(key: str) -> None:
+    """Raise `ValueError` for one that the ledger would refuse, with all that is claimed beside."""
+    if len(key) > LONGEST_KEY or storable(key) != key:
+        raise ValueError(f"id and generation: at most {LONGEST_KEY} characters, and no NUL")

@@ -16,9 +16,8 @@ from apscheduler.schedulers.base import STATE_STOPPED
 from app.core.scheduling.apscheduler_ import memory_store, modify, new_job
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.declaration import Job, find, undeclared
-from app.core.scheduling.entry import Entry, Settlement
+from app.core.scheduling.entry import Entry, Settlement, check_key
 from app.core.scheduling.executor import JobExecutor
-from app.core.scheduling.ledger import storable
 from app.core.scheduling.mirror import MirrorStore
 from app.core.scheduling.passes import Due, PassingScheduler
 from app.core.scheduling.recovery import Recovery
@@ -27,7 +26,6 @@ from app.core.scheduling.runner import Runner
 from app.core.scheduling.shared import SharedJobs
 from app.core.scheduling.translation import trigger_from_json
 from app.core.scheduling.triggers import Date, Trigger, microseconds
-from app.core.schema import LONGEST_KEY
 from app.core.stores import Definition, DefinitionStore
 from app.core.tasks import end, unhurried
 
@@ -220,9 +218,7 @@ class ReplicaScheduler(PassingScheduler):
             self._over.add(entry.key)
 
     def _held(self, definition: Definition, trigger: Trigger) -> ScheduledJob:
-        if len(definition.key) > LONGEST_KEY or storable(definition.key) != definition.key:
-            # The ledger would refuse it, and with it all that is claimed together, and each start.
-            raise ValueError(f"id and generation: at most {LONGEST_KEY} characters, and no NUL")
+        check_key(definition.key)
         job = self._scheduled(
             definition.id, find(definition.job), trigger, definition.kwargs, "default"
         )
