@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 __all__ = ["note"]
 OFTEN = {"type": "interval", "step": 100_000, "offset": 0}
 HOURLY = {"type": "interval", "step": 3_600_000_000, "offset": 0}
+PARTS = ('{"job": ', ', "kwargs": ', ', "trigger": ', "}")
 ENTRY = {"job": "note", "kwargs": {"file": "x"}, "trigger": HOURLY, "fire_time": None}
 
 
@@ -93,7 +94,7 @@ async def test_of_a_thousand_forged_entries_none_runs_and_none_is_touched(
     scheduling: Scheduling, note: Job, server: redis.Redis, tmp_path: Path
 ) -> None:
     forged = {
-        id: f'1 a {{"job": {json.dumps(job)}, "kwargs": {kwargs}, "trigger": {trigger}}}'
+        id: f"1 a {PARTS[0]}{json.dumps(job)}{PARTS[1]}{kwargs}{PARTS[2]}{trigger}{PARTS[3]}"
         for id, (job, kwargs, trigger) in forgeries(tmp_path / "proof").items()
     }
     whole = {"job": "note", "kwargs": {"file": str(tmp_path / "proof")}, "trigger": OFTEN}
