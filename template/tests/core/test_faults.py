@@ -18,8 +18,9 @@ from app.core import migrate
 from app.core.executors import threadpool
 from app.core.scheduling import Run, interval, lock, named_lock, runner
 from app.core.scheduling.answers import Fire, Won
+from app.core.scheduling.batch import storable
 from app.core.scheduling.entry import Entry
-from app.core.scheduling.ledger import Ledger, storable
+from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_runs
 from app.core.service import Service
 from app.core.signals import on_stop

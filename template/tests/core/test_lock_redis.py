@@ -18,7 +18,7 @@ from app.core.scheduling.execution import Execution
 from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_runs
 from app.settings import Settings
-from tests.core.fixtures import Scheduling, environment, servers
+from tests.core.fixtures import Scheduling, environment, servers, time_goes_by
 from tests.core.servers.valkey import PREFIX, cluster
 from tests.core.test_ledger import leased, now
 from tests.core.waiting import runs, until
@@ -196,3 +196,35 @@ async def test_a_node_of_a_cluster_is_enough(settings: Settings, database: Datab
             opened = RedisServer("LOCK_URL", SecretStr(url), "any")
             assert await opened.run("return redis.call('INCR', KEYS[1])", ["x"])
             await opened.close()
+
+
+async def test_a_holder_that_beats_again_keeps_its_run_from_who_saw_it_dead(
+    database: Database, settings: Settings
+) -> None:
+    slow, other = leased(database, "slow", 60), leased(database, "other", 60)
+    (won,) = await slow.claim([Fire("job", await now(slow), "job")])
+    assert isinstance(won, Won)
+    time_goes_by(settings, database, 61)
+    (seen,) = await other.expired()
+    assert await slow.beat([won.fence]) == {won.fence}
+    assert await other.take_over(seen, "job", []) is None
+    assert await slow.beat([won.fence]) == {won.fence}
+    await slow.close()
+    await other.close()
+
+
+async def test_a_take_over_that_fails_keeps_the_run_from_nobody(
+    database: Database, settings: Settings
+) -> None:
+    dead, busy, third, fourth = (leased(database, name, 60) for name in "abcd")
+    at = await now(dead)
+    assert isinstance((await dead.claim([Fire("job", at, "job")]))[0], Won)
+    time_goes_by(settings, database, 61)
+    (runs_again,) = await busy.claim([Fire("job", at + 1, "job")])
+    assert isinstance(runs_again, Won)
+    (corpse,) = await third.expired()
+    assert await third.take_over(corpse, "job", []) is None
+    await busy.finish(runs_again.fence, "succeeded", attempt=1)
+    assert await fourth.take_over(corpse, "job", [])
+    for each in (dead, busy, third, fourth):
+        await each.close()

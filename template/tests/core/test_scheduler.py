@@ -246,7 +246,13 @@ async def test_a_job_that_cannot_be_submitted_delays_no_other_and_holds_no_loop(
 
     broken = declare(nothing, Broken(timedelta(seconds=0.1)), id="broken", executor="asyncio")
     good = declare(nothing, interval(seconds=0.2), executor="asyncio", overlap="allow")
-    async with scheduling(good, broken) as service:
+    async with scheduling(broken, good) as service:
+
+        async def accounted() -> bool:
+            row = (await Cursors(service.database, "").all())["nothing"]
+            return bool(row.accounted_until > row.since)
+
+        await until(accounted)
         await outcomes(service.database, "nothing", 3)
         assert Broken.tried
         began, passes = time.monotonic(), Broken.tried

@@ -62,6 +62,7 @@ class RedisLedger(Ledger):
         self._redis = RedisServer("LOCK_URL", settings.lock_url, settings.service_name)
         self._lease_ms = int(lease * 1000)
         self._held: dict[int, str] = {}
+        self._seized: dict[str, int] = {}
         self._freeing = Together(self._free)
 
     async def check(self) -> None:
@@ -143,9 +144,15 @@ class RedisLedger(Ledger):
     async def acquire(
         self, row: Row[Any], condition: ColumnElement[bool], values: Mapping[str, Any]
     ) -> Won | None:
-        won = await super().acquire(row, condition, values)
-        if won:
-            self._held[won.fence] = _run_key(row.job, row.fire_time)
+        key, won = _run_key(row.job, row.fire_time), None
+        try:
+            won = await super().acquire(row, condition, values)
+        finally:
+            fence = self._seized.pop(key, None)
+            if won:
+                self._held[won.fence] = key
+            elif fence:
+                await self._free([(key, fence, "")])
         return won
 
     def _fence(self, batch: Subquery) -> ColumnElement[int]:
@@ -154,10 +161,16 @@ class RedisLedger(Ledger):
     async def spare_fence(self) -> int:
         return int(await self._redis.run(scripts.SPARE, ["fence"]))
 
-    async def _seize(self, job: str, time: int, fence: int) -> int | None:
-        keys = ["fence", _run_key(job, time)]
-        new = await self._redis.run(scripts.SEIZE, keys, self.replica, self._lease_ms, fence)
-        return int(new) if new and int(new) not in self._held else None
+    async def _seize(self, row: Row[Any]) -> int | None:
+        key = _run_key(row.job, row.fire_time)
+        # A holder that beats again after its lease keeps the run, unless it has given that up.
+        given_up = int(row.sent is not None or row.lease_until == 0)
+        claim = (self.replica, self._lease_ms, row.fence, given_up)
+        new = await self._redis.run(scripts.SEIZE, ["fence", key], *claim)
+        if not new or int(new) in self._held:
+            return None
+        self._seized[key] = int(new)
+        return int(new)
 
     async def _alive(self, rows: Sequence[Row[Any]]) -> set[int]:
         alive = await super()._alive(rows)  # those that were claimed within a lease

@@ -37,7 +37,7 @@ SEIZE = (
 local held = redis.call('GET', KEYS[2])
 if held then
   local fence, owner = string.match(held, '^(%d+):(.*)$')
-  if fence ~= ARGV[3] then
+  if fence ~= ARGV[3] or ARGV[4] == '0' then
     -- Ours already, if this call is sent twice since its first answer did not arrive.
     return owner == ARGV[1] and tonumber(fence) > tonumber(ARGV[3]) and fence
   end

@@ -1,7 +1,7 @@
-"""Fires that are claimed together: the one parameter of a statement, as JSON."""
+"""How it is written: fires that are claimed together as one parameter, and texts as they fit."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Integer, String
@@ -36,3 +36,14 @@ def as_json(fires: Iterable[tuple[Any, ...]]) -> str:
             for position, fire, *outcome in fires
         ]
     )
+
+
+def storable(text: str | None) -> str | None:
+    """Without what PostgreSQL refuses in a text: NUL, and half of a surrogate pair."""
+    if text is None:
+        return None
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def as_text(attempts: Sequence[dict[str, Any]]) -> str | None:
+    return json.dumps(list(attempts)) if attempts else None

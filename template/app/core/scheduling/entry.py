@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from app.core.scheduling.answers import Outcome
+from app.core.scheduling.batch import storable
 from app.core.scheduling.declaration import Job
-from app.core.scheduling.ledger import storable
 from app.core.schema import LONGEST_KEY
 
 

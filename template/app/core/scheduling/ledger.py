@@ -24,6 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.core.scheduling.answers import Outcome, Won
+from app.core.scheduling.batch import as_text, storable
 from app.core.scheduling.claims import Claims
 from app.core.scheduling.statements import END, ending
 from app.core.scheduling.together import Together
@@ -170,7 +171,7 @@ class Ledger(Claims):
         self, row: Row[Any], condition: ColumnElement[bool], values: Mapping[str, Any]
     ) -> Won | None:
         """Make an open run ours that was last seen as `row`, with a new fence and a lease."""
-        fence = await self._seize(row.job, row.fire_time, row.fence)
+        fence = await self._seize(row)
         if fence is None:
             return None
         statement = (
@@ -194,8 +195,8 @@ class Ledger(Claims):
             return None
         return Won(*taken) if taken else None
 
-    async def _seize(self, job: str, time: int, fence: int) -> ColumnElement[int] | int | None:
-        """A new fence for a run whose holder was last seen with `fence`. None: it is not free."""
+    async def _seize(self, row: Row[Any]) -> ColumnElement[int] | int | None:
+        """A new fence for a run that was last seen as `row`. None: it is not free."""
         return self.database.dialect.next_fence()
 
     async def give_up(self, fence: int, error: str) -> bool:
@@ -243,14 +244,3 @@ class Ledger(Claims):
     async def _changed(self, statement: Update) -> bool:
         async with self.database.writing(alone=True) as connection:
             return (await connection.execute(statement)).rowcount == 1
-
-
-def storable(text: str | None) -> str | None:
-    """Without what PostgreSQL refuses in a text: NUL, and half of a surrogate pair."""
-    if text is None:
-        return None
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-
-
-def as_text(attempts: Sequence[dict[str, Any]]) -> str | None:
-    return json.dumps(list(attempts)) if attempts else None

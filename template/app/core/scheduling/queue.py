@@ -8,7 +8,8 @@ from sqlalchemy import Row, and_, exists, null, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.core.scheduling.answers import Message, Outcome, Won
-from app.core.scheduling.ledger import Ledger, as_text
+from app.core.scheduling.batch import as_text
+from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.statements import is_paused
 from app.core.schema import job_runs, job_schedules
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Row
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.scheduling.cursors import Cursors, Stretch
 from app.core.scheduling.entry import Entry, Settlement
@@ -75,7 +76,12 @@ class Recovery:
         async for key, trigger in unhurried(own.items()):
             cursor, entry = cursors.get(key), self._find(key)
             if cursor and entry and not cursor.paused and cursor.fingerprint == trigger.fingerprint:
-                await self._account(entry, effective[key], cursor)
+                try:
+                    await self._account(entry, effective[key], cursor)
+                except (SQLAlchemyError, OSError, TimeoutError):
+                    raise
+                except Exception:  # a trigger's own: it must not keep the others from theirs
+                    _log.exception("%s: what it owes could not be told", key)
 
     async def _account(self, entry: Entry, trigger: Trigger, cursor: Row[Any]) -> None:
         old, until = cursor.accounted_until, cursor.now - self._lease

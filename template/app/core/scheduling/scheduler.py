@@ -11,8 +11,8 @@ from apscheduler.job import Job as ScheduledJob
 from apscheduler.util import undefined
 
 from app.core.scheduling.apscheduler_ import given
+from app.core.scheduling.batch import storable
 from app.core.scheduling.declaration import Job, is_on_loop, undeclared
-from app.core.scheduling.ledger import storable
 from app.core.scheduling.passes import Due
 from app.core.scheduling.replica import ReplicaScheduler
 from app.core.scheduling.translation import take_trigger, translate, trigger_from_json
