@@ -57,7 +57,7 @@ def test_source_is_clean(where: str, command: tuple[str, ...]) -> None:
     if where:
         run(*command, ".", cwd=folder)
     else:
-        run(*command, "tests", "tools", "benchmarks", cwd=folder)
+        run(*command, "tests", "tools", "benchmarks", "chaos", cwd=folder)
 
 
 def test_the_default_suite_passes_where_the_source_stands(render: Render) -> None:

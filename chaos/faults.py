@@ -1,0 +1,239 @@
+"""The fault plan: what is done to whom and when, drawn from a seed."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
+
+import psycopg
+from sqlalchemy import make_url
+
+from chaos.effects import Effects
+from chaos.members import Member, Replica
+from chaos.oracle import Fault, Story
+from chaos.pairs import Pair
+from chaos.servers import Postgresql, Valkey
+
+_WEIGHTS = {
+    "kill": 4,
+    "freeze": 4,
+    "stop": 2,
+    "end sessions": 2,
+    "crash database": 1,
+    "restart redis": 1,
+    "freeze redis": 1,
+    "hold database": 2,
+}
+_PAUSE = (1.0, 3.5)
+_AIMED = 0.5
+"""How often the victim is who last began a run: in mid-run it hurts most."""
+
+_QUIET = 3.0
+"""Seconds without a new fault at the end, so that the last ones are judged whole."""
+
+
+class Plan:
+    """Does faults, and undoes them, until the end of the story."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        members: Sequence[Member],
+        effects: Effects,
+        url: str,
+        postgresql: Postgresql | None,
+        valkey: Valkey | None,
+        seed: int,
+    ) -> None:
+        self.story = Story()
+        self._pair = pair
+        self._members = members
+        self._effects = effects
+        self._file = make_url(url).database or ""
+        self._postgresql = postgresql
+        self._valkey = valkey
+        self._random = random.Random(seed)
+        self._order = count()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._away: set[str] = set()
+        self._kinds: dict[str, Callable[[], str | None]] = {
+            "kill": self._kill,
+            "freeze": self._freeze,
+            "stop": self._stop,
+            "end sessions": self._end_sessions,
+            "crash database": self._crash_database,
+            "restart redis": self._restart_redis,
+            "freeze redis": self._freeze_redis,
+            "hold database": self._hold_database,
+        }
+
+    def run(self, seconds: float) -> Story:
+        story = self.story
+        story.begin = time.time() // 5 * 5 + 5
+        story.end = story.begin + seconds
+        self._at(story.begin, self._next_fault)
+        if not self._pair.guide:
+            self._at(story.begin, self._next_reminder)
+        while self._later:
+            due, _, do = heapq.heappop(self._later)
+            time.sleep(max(0.0, due - time.time()))
+            do()
+        time.sleep(max(0.0, story.end - time.time()))
+        return story
+
+    def _at(self, due: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._later, (due, next(self._order), do))
+
+    def _after(self, low: float, high: float, do: Callable[[], None]) -> None:
+        self._at(time.time() + self._random.uniform(low, high), do)
+
+    def _next_fault(self) -> None:
+        """One that can be done now: the others leave at least one process of each role alone."""
+        if time.time() > self.story.end - _QUIET:
+            return
+        kinds = list(self._pair.faults)
+        while kinds:
+            kind = self._random.choices(kinds, [_WEIGHTS[kind] for kind in kinds])[0]
+            at = time.time()
+            if (victim := self._kinds[kind]()) is not None:
+                self.story.faults.append(Fault(kind, victim, at))
+                break
+            kinds.remove(kind)
+        self._after(*_PAUSE, self._next_fault)
+
+    def _next_reminder(self) -> None:
+        if time.time() > self.story.end - _QUIET:
+            return
+        replicas = [m for m in self._members if isinstance(m, Replica) and m.up]
+        if replicas:
+            name = f"reminder-{len(self.story.asked)}"
+            due = time.time() + self._random.uniform(0.5, 3)
+            self.story.asked.add(name)
+            if self._random.choice(replicas).ask("POST", f"/reminders/{name}?at={due:.3f}"):
+                self.story.promised.add(name)
+        self._after(2, 4, self._next_reminder)
+
+    def _victim(self) -> Member | None:
+        """Somebody whose role another one fills; often who last began a run."""
+        up = [member for member in self._members if member.up]
+        spare = [m for m in up if sum(other.role == m.role for other in up) > 1]
+        if not spare:
+            return None
+        busy = self._effects.last("began") if self._random.random() < _AIMED else None
+        aimed = [member for member in spare if busy and member.incarnation == busy.replica]
+        return aimed[0] if aimed else self._random.choice(spare)
+
+    def _kill(self) -> str | None:
+        if (member := self._victim()) is None:
+            return None
+        name = member.incarnation
+        member.kill()
+        self._after(0, 3, member.start)
+        return name
+
+    def _stop(self) -> str | None:
+        if (member := self._victim()) is None:
+            return None
+        name = member.incarnation
+        member.terminate()
+        self._after(0, 3, lambda: self._start_again(member))
+        return name
+
+    def _start_again(self, member: Member) -> None:
+        if member.running:
+            self._after(0.2, 0.2, lambda: self._start_again(member))
+        else:
+            member.start()
+
+    def _freeze(self) -> str | None:
+        if (member := self._victim()) is None:
+            return None
+        began = time.time()
+        member.freeze()
+        blocks = self._pair.on_sqlite and self._is_held()
+
+        def thaw() -> None:
+            member.thaw()
+            if blocks:  # it was frozen while it wrote, and nobody else could
+                self.story.outages.append((began, time.time()))
+
+        self._after(1, 6, thaw)
+        return member.incarnation
+
+    def _end_sessions(self) -> str | None:
+        if self._postgresql is None or "database" in self._away:
+            return None
+        with suppress(psycopg.OperationalError):
+            self._postgresql.end_sessions()
+        return "database"
+
+    def _crash_database(self) -> str | None:
+        return self._take_away("database", self._postgresql, "crash", "start", (0.2, 3), True)
+
+    def _restart_redis(self) -> str | None:
+        decides = self._pair.claims_in_redis
+        return self._take_away("redis", self._valkey, "kill", "start", (0, 2), decides)
+
+    def _freeze_redis(self) -> str | None:
+        decides = self._pair.claims_in_redis
+        return self._take_away("redis", self._valkey, "freeze", "thaw", (1, 4), decides)
+
+    def _take_away(
+        self,
+        name: str,
+        server: Postgresql | Valkey | None,
+        do: str,
+        undo: str,
+        seconds: tuple[float, float],
+        decides: bool,
+    ) -> str | None:
+        """One store at a time; `decides`: nothing is claimed without it."""
+        if server is None or self._away:
+            return None
+        began = time.time()
+        getattr(server, do)()
+        self._away.add(name)
+
+        def give_back() -> None:
+            getattr(server, undo)()
+            self._away.discard(name)
+            if decides:
+                self.story.outages.append((began, time.time()))
+
+        self._after(*seconds, give_back)
+        return name
+
+    def _hold_database(self) -> str | None:
+        """Somebody else writes, and takes his time."""
+        if self._away:
+            return None
+        holder = sqlite3.connect(self._file, timeout=2, isolation_level=None)
+        try:
+            holder.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            holder.close()
+            return None
+        self._away.add("database")
+        began = time.time()
+
+        def release() -> None:
+            holder.close()
+            self._away.discard("database")
+            self.story.outages.append((began, time.time()))
+
+        self._after(0.5, 4, release)
+        return "database"
+
+    def _is_held(self) -> bool:
+        with sqlite3.connect(self._file, timeout=0.3, isolation_level=None) as probe:
+            try:
+                probe.execute("BEGIN IMMEDIATE")
+                probe.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                return "database" not in self._away
+        return False

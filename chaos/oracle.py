@@ -1,0 +1,150 @@
+"""Judges a run by its effects: each fire had exactly one, whatever befell the processes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from chaos.effects import Note
+
+JOBS = {"fast": (1, 0), "slow": (5, 2), "heavy": (5, 0)}
+"""Seconds between the fires of each job, and the offset of the first."""
+
+RESUMES = 1.0
+"""Seconds after the return of a store within which claims must be made again."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What was done to whom, and until when."""
+
+    kind: str
+    victim: str
+    at: float
+
+
+@dataclass
+class Story:
+    """What the harness did and asked for, told by itself."""
+
+    begin: float = 0
+    end: float = 0
+    faults: list[Fault] = field(default_factory=list)
+    outages: list[tuple[float, float]] = field(default_factory=list)
+    """When nothing could be claimed, because the store that decides was away."""
+    promised: set[str] = field(default_factory=set)
+    """Reminders that the service said it has."""
+    asked: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Verdict:
+    fires: int = 0
+    reminders: int = 0
+    excused: int = 0
+    excused_ran: int = 0
+    lost: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    refused: int = 0
+    repeated: int = 0
+    lateness: list[float] = field(default_factory=list)
+    takeovers: list[float] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.duplicated or self.unexpected)
+
+
+def judge(notes: Sequence[Note], story: Story, lease: float) -> Verdict:
+    """One effect for each fire of a job in the time of the story, and for each reminder.
+
+    A fire may be missed, never doubled, if the store that decides was away for so long that it
+    could not be claimed within a lease of its time: older fires are the cursor's, which runs the
+    newest of them and records the others.
+    """
+    verdict = Verdict()
+    done = Counter((note.name, note.fire_time) for note in notes if note.what == "effect")
+    begun: dict[tuple[str, float], list[Note]] = defaultdict(list)
+    for note in notes:
+        if note.what == "began":
+            begun[note.name, note.fire_time].append(note)
+    outages = _joined(story.outages)
+    for name, (step, offset) in JOBS.items():
+        for due in _between(story.begin, story.end, step, offset):
+            verdict.fires += 1
+            if _excused(due, outages, lease):
+                verdict.excused += 1
+                verdict.excused_ran += done[name, due] > 0
+            elif not done[name, due]:
+                verdict.lost.append(f"{name} of {due:.0f}")
+            if begun[name, due]:
+                verdict.lateness.append(begun[name, due][0].at - due)
+    reminded = Counter(note.name for note in notes if note.what == "effect")
+    # A reminder is due once: two fire times of one are two effects too.
+    verdict.duplicated += sorted(name for name in story.asked if reminded[name] > 1)
+    verdict.reminders = len(story.promised)
+    verdict.lost += sorted(name for name in story.promised if not reminded[name])
+    for (name, due), count in done.items():
+        if name in JOBS:
+            step, offset = JOBS[name]
+            if due % step != offset:
+                verdict.unexpected.append(f"{name} of {due}")
+        elif name not in story.asked:
+            verdict.unexpected.append(name)
+        if count > 1 and name in JOBS:
+            verdict.duplicated.append(f"{name} of {due:.0f}")
+    verdict.refused = sum(note.what == "refused" for note in notes)
+    verdict.repeated = sum(len(attempts) > 1 for attempts in begun.values())
+    verdict.takeovers = _takeovers(begun, notes, story, lease)
+    return verdict
+
+
+def _between(begin: float, end: float, step: int, offset: int) -> Iterable[float]:
+    first = -((offset - begin) // step) * step + offset
+    return (float(due) for due in range(int(first), int(end), step) if due >= begin)
+
+
+def _joined(outages: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those between which there was no time to resume are one."""
+    joined: list[tuple[float, float]] = []
+    for down, up in sorted(outages):
+        if joined and down - joined[-1][1] < RESUMES:
+            joined[-1] = joined[-1][0], max(up, joined[-1][1])
+        else:
+            joined.append((down, up))
+    return joined
+
+
+def _excused(due: float, outages: Iterable[tuple[float, float]], lease: float) -> bool:
+    """From half a second before: until then its claim may still have been under way."""
+    return any(down - 0.5 <= due <= up + RESUMES - lease for down, up in outages)
+
+
+def _takeovers(
+    begun: Mapping[tuple[str, float], Sequence[Note]],
+    notes: Iterable[Note],
+    story: Story,
+    lease: float,
+) -> list[float]:
+    """Seconds from the death of a process, or its freezing, to the next attempt at its runs.
+
+    Of those whose body runs in the process that claims, and where no store was away meanwhile.
+    """
+    effect: dict[tuple[str, float], float] = {}
+    for note in notes:
+        if note.what == "effect":
+            effect.setdefault((note.name, note.fire_time), note.at)
+    victims = {fault.victim: fault.at for fault in story.faults if fault.kind in ("kill", "freeze")}
+    took = []
+    for key, attempts in begun.items():
+        for first, second in pairwise(attempts):
+            died = victims.get(first.replica)
+            if died is None or not first.at <= died <= second.at or key[0] == "heavy":
+                continue
+            away = any(down < second.at and up > died - lease for down, up in story.outages)
+            if second.replica != first.replica and not away and effect.get(key, died) >= died:
+                took.append(second.at - died)
+    return took

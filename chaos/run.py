@@ -1,0 +1,98 @@
+"""One pair under chaos, from its rendering to its verdict."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.faults import Plan
+from chaos.members import orphans
+from chaos.oracle import Story, Verdict, judge
+from chaos.pairs import Pair
+from chaos.service import under_chaos
+
+LEASE = 2.0
+BOUND = LEASE + 1.0
+"""Seconds from the death of a process to the next attempt at its runs."""
+
+_SETTLE = 90.0
+
+
+@dataclass
+class Result:
+    pair: Pair
+    seed: int
+    seconds: float
+    story: Story
+    verdict: Verdict
+    orphans: int
+
+    @property
+    def as_it_must_be(self) -> bool:
+        """Clean; but a control must not be, or the oracle is blind."""
+        if self.pair.control:
+            return bool(self.verdict.lost or self.verdict.duplicated)
+        return self.verdict.clean and not self.orphans
+
+
+def run(pair: Pair, folder: Path, seconds: float, seed: int, replicas: int = 4) -> Result:
+    with under_chaos(pair, folder, replicas, LEASE) as service:
+        service.start()
+        plan = Plan(
+            pair,
+            service.members,
+            service.effects,
+            service.url,
+            service.postgresql,
+            service.valkey,
+            seed,
+        )
+        story = plan.run(seconds)
+        deadline = time.monotonic() + (5 if pair.control else _SETTLE)
+        while judge(service.effects.read(), story, LEASE).lost and time.monotonic() < deadline:
+            time.sleep(0.5)
+        time.sleep(LEASE + 2)  # a second effect would come with the next take-over
+        service.stop()
+        left = len(orphans(service.folder))
+        verdict = judge(service.effects.read(), story, LEASE)
+    return Result(pair, seed, seconds, story, verdict, left)
+
+
+def report(result: Result) -> str:
+    verdict, story = result.verdict, result.story
+    faults = Counter(fault.kind for fault in story.faults)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in faults.most_common())
+    within = sum(seconds <= BOUND for seconds in verdict.takeovers)
+    lines = [
+        f"{result.pair.name}: SEED={result.seed}, {result.seconds:g} s",
+        f"  faults       {len(story.faults)}: {kinds}",
+        f"  fire times   {verdict.fires}, and {verdict.reminders} reminders",
+        f"  excused      {verdict.excused}, due while the store was away; of them ran"
+        f" {verdict.excused_ran}",
+        f"  lost         {_listed(verdict.lost)}",
+        f"  duplicated   {_listed(verdict.duplicated)}",
+        f"  unexpected   {_listed(verdict.unexpected)}",
+        f"  refused      {verdict.refused} commits of zombies",
+        f"  repeated     {verdict.repeated} fires took more than one attempt",
+        f"  lateness     {_spread(verdict.lateness)}",
+        f"  take-overs   {_spread(verdict.takeovers)}; {within} of {len(verdict.takeovers)}"
+        f" within {BOUND:g} s",
+        f"  left running {result.orphans}",
+    ]
+    if result.pair.control:
+        lines.append(f"  a control: {result.pair.control}")
+    return "\n".join(lines)
+
+
+def _listed(names: list[str]) -> str:
+    return f"{len(names)}  {', '.join(names[:8])}" if names else "0"
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "none"
+    ordered = sorted(values)
+    at = {q: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for q in (0.5, 0.95)}
+    return f"p50 {at[0.5]:.2f} s, p95 {at[0.95]:.2f} s, max {ordered[-1]:.2f} s"
