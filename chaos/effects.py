@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -10,6 +10,7 @@ from sqlalchemy import (
     Engine,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     create_engine,
@@ -46,6 +47,9 @@ class Note(NamedTuple):
     at: float
 
 
+_columns = [effects.c[name] for name in Note._fields]
+
+
 class Effects:
     def __init__(self, url: str) -> None:
         given = make_url(url)
@@ -58,18 +62,21 @@ class Effects:
 
     def read(self) -> list[Note]:
         """In the order in which they were written."""
-        columns = [effects.c[name] for name in Note._fields]
+        return self._notes(select(*_columns).order_by(effects.c.id))
+
+    def last_begun(self) -> Note | None:
+        """The body that began last. None also while the database does not answer."""
+        began = select(*_columns).where(effects.c.what == "began")
+        try:
+            notes = self._notes(began.order_by(effects.c.id.desc()).limit(1))
+        except OperationalError:
+            return None
+        return notes[0] if notes else None
+
+    def _notes(self, statement: Select[Any]) -> list[Note]:
         with self._engine.connect() as connection:
-            rows = connection.execute(select(*columns).order_by(effects.c.id)).all()
+            rows = connection.execute(statement).all()
         return [
             Note(what, name, fire_time / 1e6, attempt, replica, at / 1e6)
             for what, name, fire_time, attempt, replica, at in rows
         ]
-
-    def last(self, what: str) -> Note | None:
-        """The newest of its kind; None also while the database does not answer."""
-        try:
-            found = [note for note in self.read() if note.what == what]
-        except OperationalError:
-            return None
-        return found[-1] if found else None

@@ -31,7 +31,9 @@ _WEIGHTS = {
 }
 _PAUSE = (1.0, 3.5)
 _AIMED = 0.5
-"""How often the victim is who last began a run: in mid-run it hurts most."""
+"""How often the victim is in the middle of a run, where it hurts most."""
+
+_LONGEST_AIM = 1.2
 
 _QUIET = 3.0
 """Seconds without a new fault at the end, so that the last ones are judged whole."""
@@ -119,14 +121,23 @@ class Plan:
         self._after(2, 4, self._next_reminder)
 
     def _victim(self) -> Member | None:
-        """Somebody whose role another one fills; often who last began a run."""
+        """Somebody whose role another one fills; often in the middle of a run."""
+        aimed = self._who_begins() if self._random.random() < _AIMED else None
         up = [member for member in self._members if member.up]
         spare = [m for m in up if sum(other.role == m.role for other in up) > 1]
-        if not spare:
-            return None
-        busy = self._effects.last("began") if self._random.random() < _AIMED else None
-        aimed = [member for member in spare if busy and member.incarnation == busy.replica]
-        return aimed[0] if aimed else self._random.choice(spare)
+        busy = [member for member in spare if member.incarnation == aimed]
+        return self._random.choice(busy or spare) if spare else None
+
+    def _who_begins(self) -> str | None:
+        """Who begins the next run; some moments later, before its effect or after."""
+        before = self._effects.last_begun()
+        deadline = time.monotonic() + _LONGEST_AIM
+        while before and time.monotonic() < deadline:
+            if (note := self._effects.last_begun()) and note != before:
+                time.sleep(self._random.uniform(0, 0.4))
+                return note.replica
+            time.sleep(0.02)
+        return None
 
     def _kill(self) -> str | None:
         if (member := self._victim()) is None:
