@@ -5,7 +5,7 @@ DEST ?= demo-service
 export PYTHONDONTWRITEBYTECODE :=
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-redis test-all check bench siblings
+.PHONY: help demo test test-redis test-all chaos check bench siblings
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,8 @@ demo: .venv/installed ## render the default service, install and run it: DEST=, 
 	@$(BIN)/python tools/demo.py $(DEST)
 
 test: .venv/installed ## everything that CI runs
-	$(BIN)/python -m pytest -v -n 2 --dist worksteal
+	$(BIN)/python -m pytest -v -n 2 --dist worksteal --ignore tests/test_chaos.py
+	$(BIN)/python -m pytest -v tests/test_chaos.py # alone: it kills, and counts seconds
 
 test-redis: .venv/installed ## the variants with Redis on a redis-server of your machine
 	$(BIN)/python -m pytest -v -n 2 --dist worksteal tests/on_redis.py
@@ -29,6 +30,9 @@ test-redis: .venv/installed ## the variants with Redis on a redis-server of your
 test-all: .venv/installed ## every valid triple of answers: rendered, linted, layered, declared
 	STRENGTH=3 $(BIN)/python -m pytest -v -n 2 --dist worksteal tests/test_variants.py \
 		-k "covering or nothing_of or declares or other_answers"
+
+chaos: .venv/installed ## kill, freeze and crash real replicas: CHAOS_SECONDS= SEED= PAIRS= CONTROLS=1
+	$(BIN)/python -m chaos
 
 check: .venv/installed ## formatting, lint and types, of the template and of its own code
 	$(BIN)/python -m pytest -q tests/test_source.py

@@ -1,0 +1,46 @@
+"""`make chaos` for a minute, and that it would see what it looks for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chaos.oracle import Story, judge
+from chaos.pairs import CONTROLS, PAIRS
+from chaos.run import LEASE, report, run
+from chaos.servers import until
+from chaos.service import under_chaos
+
+EVERY = {pair.name: pair for pair in (*PAIRS, *CONTROLS)}
+
+
+@pytest.mark.parametrize("name", ["postgresql-database", "sqlite-database"])
+def test_each_fire_has_one_effect_whatever_befalls_processes_and_store(
+    name: str, tmp_path: Path
+) -> None:
+    result = run(EVERY[name], tmp_path, seconds=60, seed=4)
+    assert result.as_it_must_be, report(result)
+    assert len(result.story.faults) >= 10, report(result)
+
+
+def test_an_effect_apart_from_its_completion_is_seen_twice(tmp_path: Path) -> None:
+    apart = EVERY["control-separate-finish"]
+    pair = replace(apart, answers={**apart.answers, "database": "sqlite"})
+    with under_chaos(pair, tmp_path, replicas=2, lease=LEASE) as service:
+        service.start()
+        deadline = time.monotonic() + 120
+        while not judge(service.effects.read(), Story(), LEASE).duplicated:
+            assert time.monotonic() < deadline, "the oracle is blind"
+            effects = [note for note in service.effects.read() if note.what == "effect"]
+            busy = effects[-1] if effects else None
+            # What a job does after its effect takes a moment; only then it is completed.
+            if busy and time.time() - busy.at < 0.2:
+                for member in service.members:
+                    if member.incarnation == busy.replica:
+                        member.kill()
+                        member.start()
+                until(lambda: all(m.up for m in service.members), "its next start")
+            time.sleep(0.02)
