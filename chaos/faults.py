@@ -38,6 +38,9 @@ _LONGEST_AIM = 1.2
 _QUIET = 3.0
 """Seconds without a new fault at the end, so that the last ones are judged whole."""
 
+_Done = tuple[str, float]
+"""To whom, and when."""
+
 
 class Plan:
     """Does faults, and undoes them, until the end of the story."""
@@ -63,7 +66,7 @@ class Plan:
         self._order = count()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._away: set[str] = set()
-        self._kinds: dict[str, Callable[[], str | None]] = {
+        self._kinds: dict[str, Callable[[], _Done | None]] = {
             "kill": self._kill,
             "freeze": self._freeze,
             "stop": self._stop,
@@ -101,9 +104,8 @@ class Plan:
         kinds = list(self._pair.faults)
         while kinds:
             kind = self._random.choices(kinds, [_WEIGHTS[kind] for kind in kinds])[0]
-            at = time.time()
             if (victim := self._kinds[kind]()) is not None:
-                self.story.faults.append(Fault(kind, victim, at))
+                self.story.faults.append(Fault(kind, *victim))
                 break
             kinds.remove(kind)
         self._after(*_PAUSE, self._next_fault)
@@ -134,26 +136,25 @@ class Plan:
         deadline = time.monotonic() + _LONGEST_AIM
         while before and time.monotonic() < deadline:
             if (note := self._effects.last_begun()) and note != before:
-                time.sleep(self._random.uniform(0, 0.4))
+                time.sleep(self._random.uniform(0, 0.25))
                 return note.replica
             time.sleep(0.02)
         return None
 
-    def _kill(self) -> str | None:
+    def _kill(self) -> _Done | None:
         if (member := self._victim()) is None:
             return None
-        name = member.incarnation
+        done = member.incarnation, time.time()
         member.kill()
         self._after(0, 3, member.start)
-        return name
+        return done
 
-    def _stop(self) -> str | None:
+    def _stop(self) -> _Done | None:
         if (member := self._victim()) is None:
             return None
-        name = member.incarnation
         member.terminate()
         self._after(0, 3, lambda: self._start_again(member))
-        return name
+        return member.incarnation, time.time()
 
     def _start_again(self, member: Member) -> None:
         if member.running:
@@ -161,7 +162,7 @@ class Plan:
         else:
             member.start()
 
-    def _freeze(self) -> str | None:
+    def _freeze(self) -> _Done | None:
         if (member := self._victim()) is None:
             return None
         began = time.time()
@@ -174,23 +175,23 @@ class Plan:
                 self.story.outages.append((began, time.time()))
 
         self._after(1, 6, thaw)
-        return member.incarnation
+        return member.incarnation, began
 
-    def _end_sessions(self) -> str | None:
+    def _end_sessions(self) -> _Done | None:
         if self._postgresql is None or "database" in self._away:
             return None
         with suppress(psycopg.OperationalError):
             self._postgresql.end_sessions()
-        return "database"
+        return "database", time.time()
 
-    def _crash_database(self) -> str | None:
+    def _crash_database(self) -> _Done | None:
         return self._take_away("database", self._postgresql, "crash", "start", (0.2, 3), True)
 
-    def _restart_redis(self) -> str | None:
+    def _restart_redis(self) -> _Done | None:
         decides = self._pair.claims_in_redis
         return self._take_away("redis", self._valkey, "kill", "start", (0, 2), decides)
 
-    def _freeze_redis(self) -> str | None:
+    def _freeze_redis(self) -> _Done | None:
         decides = self._pair.claims_in_redis
         return self._take_away("redis", self._valkey, "freeze", "thaw", (1, 4), decides)
 
@@ -202,7 +203,7 @@ class Plan:
         undo: str,
         seconds: tuple[float, float],
         decides: bool,
-    ) -> str | None:
+    ) -> _Done | None:
         """One store at a time; `decides`: nothing is claimed without it."""
         if server is None or self._away:
             return None
@@ -217,9 +218,9 @@ class Plan:
                 self.story.outages.append((began, time.time()))
 
         self._after(*seconds, give_back)
-        return name
+        return name, began
 
-    def _hold_database(self) -> str | None:
+    def _hold_database(self) -> _Done | None:
         """Somebody else writes, and takes his time."""
         if self._away:
             return None
@@ -238,7 +239,7 @@ class Plan:
             self.story.outages.append((began, time.time()))
 
         self._after(0.5, 4, release)
-        return "database"
+        return "database", began
 
     def _is_held(self) -> bool:
         with sqlite3.connect(self._file, timeout=0.3, isolation_level=None) as probe:
