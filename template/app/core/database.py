@@ -66,7 +66,8 @@ class Database:
             if engines is self._own:  # what fails is tried again anyway, so spare it a round trip
                 options["pool_pre_ping"] = False
             engine = create_async_engine(url, **options)
-            self.dialect.prepare(engine.sync_engine)
+            lease = self.settings.lease_seconds if engines is self._own else None
+            self.dialect.prepare(engine.sync_engine, lease)
             engines[loop] = engine
         return engines[loop]
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     column,
+    event,
     func,
     literal_column,
     select,
@@ -111,8 +112,23 @@ class Postgresql:
             "connect_args": {"connect_timeout": max(2, int(timeout))},
         }
 
-    def prepare(self, engine: Engine) -> None:
-        """Its defaults serve."""
+    def prepare(self, engine: Engine, idle_seconds: float | None = None) -> None:
+        if idle_seconds is None:
+            return
+        bound = select(self.ended_when_idle(idle_seconds))
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+                connection.execute(bound)
+
+    def ended_when_idle(self, seconds: float) -> ColumnElement[bool]:
+        # A process that was frozen just before its COMMIT held the row of its run, and who wanted
+        # to take that over waited with all else that it looks after.
+        bound = func.set_config(
+            "idle_in_transaction_session_timeout", str(int(seconds * 1000)), true()
+        )
+        return bound.is_not(None)
 
     def lock_migrations(self, connection: Connection) -> None:
         connection.execute(text("SET LOCAL lock_timeout = '60s'"))

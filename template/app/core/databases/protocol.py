@@ -84,8 +84,14 @@ class Dialect(Protocol):
     def options(self, url: URL, timeout: float) -> dict[str, Any]:
         """Arguments of `create_engine`; a statement takes at most `timeout` seconds."""
 
-    def prepare(self, engine: Engine) -> None:
-        """Set up each new connection of an engine."""
+    def prepare(self, engine: Engine, idle_seconds: float | None = None) -> None:
+        """Set up each new connection of an engine.
+
+        Its transactions of several statements may stand still for so long; None is for ever.
+        """
+
+    def ended_when_idle(self, seconds: float) -> ColumnElement[bool]:
+        """True, and from then on the transaction may stand still for no longer than that."""
 
     def lock_migrations(self, connection: Connection) -> None:
         """Let one replica at a time migrate, until the transaction ends."""

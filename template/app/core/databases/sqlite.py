@@ -25,6 +25,7 @@ from sqlalchemy import (
     make_url,
     null,
     select,
+    true,
     type_coerce,
 )
 from sqlalchemy.dialects.sqlite import Insert, insert
@@ -121,7 +122,7 @@ class Sqlite:
     def options(self, url: URL, timeout: float) -> dict[str, Any]:
         return {"connect_args": {"timeout": timeout}}
 
-    def prepare(self, engine: Engine) -> None:
+    def prepare(self, engine: Engine, idle_seconds: float | None = None) -> None:
         @event.listens_for(engine, "connect")
         def _connect(connection: Any, _record: Any) -> None:
             connection.isolation_level = None  # the driver's own BEGIN comes too late to lock
@@ -135,6 +136,9 @@ class Sqlite:
             writes = connection.get_execution_options().get("writes", True)
             if writes is not None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    def ended_when_idle(self, seconds: float) -> ColumnElement[bool]:
+        return true()  # there is nobody to end it
 
     def lock_migrations(self, connection: Connection) -> None:
         """BEGIN IMMEDIATE has done it."""

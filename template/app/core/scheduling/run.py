@@ -80,7 +80,7 @@ class Run:
 class Transaction(AbstractAsyncContextManager[AsyncSession], AbstractContextManager[Session]):
     """A transaction that commits only if the run is still ours; its fenced statement comes last."""
 
-    def __init__(self, run: Run, last_statement: Callable[[Dialect, int], Update]) -> None:
+    def __init__(self, run: Run, last_statement: Callable[[Dialect, int, float], Update]) -> None:
         self._run = run
         self._database = run.database or current()
         self._last_statement = last_statement
@@ -118,7 +118,8 @@ class Transaction(AbstractAsyncContextManager[AsyncSession], AbstractContextMana
     @property
     def _statement(self) -> Update:
         assert self._run.fence is not None
-        return self._last_statement(self._database.dialect, self._run.fence)
+        lease = self._database.settings.lease_seconds
+        return self._last_statement(self._database.dialect, self._run.fence, lease)
 
     def _check(self, result: CursorResult[Any]) -> None:
         if result.rowcount != 1:

@@ -99,15 +99,15 @@ def is_paused(now: ColumnElement[int]) -> ColumnElement[bool]:
     return and_(schedule.paused_at.is_not(None), ends)
 
 
-def completion(dialect: Dialect, fence: int) -> Update:
+def completion(dialect: Dialect, fence: int, lease: float) -> Update:
     """Complete the run as the last statement of its own transaction; no row, no longer ours."""
-    mine = and_(_run.fence == fence, _run.outcome.is_(None))
+    mine = and_(_run.fence == fence, _run.outcome.is_(None), dialect.ended_when_idle(lease))
     return update(job_runs).where(mine).values(outcome="succeeded", finished_at=dialect.now())
 
 
-def touch(dialect: Dialect, fence: int) -> Update:
+def touch(dialect: Dialect, fence: int, lease: float) -> Update:
     """Lock the run's row until the transaction ends, so that nobody takes it over meanwhile."""
-    mine = and_(_run.fence == fence, _run.outcome.is_(None))
+    mine = and_(_run.fence == fence, _run.outcome.is_(None), dialect.ended_when_idle(lease))
     return update(job_runs).where(mine).values(attempt=_run.attempt)
 
 

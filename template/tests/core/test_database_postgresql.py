@@ -1,0 +1,37 @@
+"""PostgreSQL: what only it can show."""
+
+import asyncio
+import time
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from app.core import wiring
+from app.core.database import Database
+from app.core.scheduling.answers import Fire, Won
+from app.core.scheduling.ledger import Ledger
+from app.core.scheduling.statements import completion
+from tests.core.waiting import runs
+
+pytestmark = pytest.mark.anyio
+DIALECT = wiring.database.DIALECT
+
+
+async def test_a_process_that_stands_still_before_its_commit_locks_others_out_for_a_lease_at_most(
+    database: Database,
+) -> None:
+    """Its transaction is ended, and has completed nothing."""
+    ledger = Ledger(database, "a", lease=30, window=3600)
+    (won,) = await ledger.claim([Fire("job", int(time.time() * 1e6), "job")])
+    assert isinstance(won, Won)
+    last = completion(DIALECT, won.fence, lease=0.5)
+
+    async def stand_still() -> None:
+        async with database.unit_of_work() as session:
+            await (await session.connection()).execute(last)
+            async with asyncio.timeout(30):
+                assert await ledger.finish(won.fence, "failed", attempt=1) == "failed"
+
+    with pytest.raises(DBAPIError):
+        await stand_still()
+    assert [row.outcome for row in await runs(database)] == ["failed"]
