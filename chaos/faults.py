@@ -12,8 +12,9 @@ from itertools import count
 
 import psycopg
 from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
-from chaos.effects import Effects
+from chaos.effects import Effects, Note
 from chaos.members import Member, Replica
 from chaos.oracle import Fault, Story
 from chaos.pairs import Pair
@@ -37,6 +38,10 @@ _LONGEST_AIM = 1.2
 
 _QUIET = 3.0
 """Seconds without a new fault at the end, so that the last ones are judged whole."""
+
+_DEADLY = {"kill", "freeze", "crash database", "restart redis", "freeze redis", "hold database"}
+_MOST_DEATHS = 3
+"""After so many a fire is given up as `lost`, by design: its job may be what kills."""
 
 _Done = tuple[str, float]
 """To whom, and when."""
@@ -66,6 +71,7 @@ class Plan:
         self._order = count()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._away: set[str] = set()
+        self._unfinished: list[list[Note]] = []
         self._kinds: dict[str, Callable[[], _Done | None]] = {
             "kill": self._kill,
             "freeze": self._freeze,
@@ -98,10 +104,14 @@ class Plan:
         self._at(time.time() + self._random.uniform(low, high), do)
 
     def _next_fault(self) -> None:
-        """One that can be done now: the others leave at least one process of each role alone."""
+        """One that can be done now.
+
+        It leaves one process of each role alone, and deals no fire its last death.
+        """
         if time.time() > self.story.end - _QUIET:
             return
-        kinds = list(self._pair.faults)
+        spared = _DEADLY if self._deaths() >= _MOST_DEATHS - 1 else set()
+        kinds = [kind for kind in self._pair.faults if kind not in spared]
         while kinds:
             kind = self._random.choices(kinds, [_WEIGHTS[kind] for kind in kinds])[0]
             if (victim := self._kinds[kind]()) is not None:
@@ -121,6 +131,21 @@ class Plan:
             if self._random.choice(replicas).ask("POST", f"/reminders/{name}?at={due:.3f}"):
                 self.story.promised.add(name)
         self._after(2, 4, self._next_reminder)
+
+    def _deaths(self) -> int:
+        """How often the holder of a run has died that has no effect yet: the most of all runs."""
+        with suppress(OperationalError):  # while the database is away, what was known before
+            self._unfinished = self._effects.unfinished()
+        alive = {member.incarnation for member in self._members if member.up}
+        # A store that was away may have cost the holder its lease.
+        since = time.time() if self._away else max((up for _, up in self.story.outages), default=0)
+        return max(
+            (
+                len(held) - (held[-1].replica in alive and held[-1].at > since)
+                for held in self._unfinished
+            ),
+            default=0,
+        )
 
     def _victim(self) -> Member | None:
         """Somebody whose role another one fills; often in the middle of a run."""
