@@ -30,7 +30,7 @@ _WEIGHTS = {
     "freeze redis": 1,
     "hold database": 2,
 }
-_PAUSE = (1.0, 3.5)
+_PAUSE = (0.8, 3.0)
 _AIMED = 0.5
 """How often the victim is in the middle of a run, where it hurts most."""
 
