@@ -36,6 +36,10 @@ class Result:
             return bool(self.verdict.lost or self.verdict.duplicated)
         return self.verdict.clean and not self.orphans
 
+    @property
+    def in_time(self) -> bool:
+        return bool(self.pair.control) or all(s <= BOUND for s in self.verdict.takeovers)
+
 
 def run(pair: Pair, folder: Path, seconds: float, seed: int, replicas: int = 4) -> Result:
     with under_chaos(pair, folder, replicas, LEASE) as service:
