@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import count
 
 import psycopg
 from sqlalchemy import make_url
-from sqlalchemy.exc import OperationalError
 
-from chaos.effects import Effects, Note
+from chaos.effects import Effects
 from chaos.members import Member, Replica
 from chaos.oracle import Fault, Story
 from chaos.pairs import Pair
 from chaos.servers import Postgresql, Valkey
+from chaos.timeline import Timeline
+from chaos.victims import Victims
 
 _WEIGHTS = {
     "kill": 4,
@@ -31,11 +30,6 @@ _WEIGHTS = {
     "hold database": 2,
 }
 _PAUSE = (0.8, 3.0)
-_AIMED = 0.5
-"""How often the victim is in the middle of a run, where it hurts most."""
-
-_LONGEST_AIM = 1.2
-
 _QUIET = 3.0
 """Seconds without a new fault at the end, so that the last ones are judged whole."""
 
@@ -62,16 +56,13 @@ class Plan:
     ) -> None:
         self.story = Story()
         self._pair = pair
-        self._members = members
-        self._effects = effects
         self._file = make_url(url).database or ""
         self._postgresql = postgresql
         self._valkey = valkey
         self._random = random.Random(seed)
-        self._order = count()
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._timeline = Timeline(self._random)
+        self._victims = Victims(members, effects, self._random)
         self._away: set[str] = set()
-        self._unfinished: list[list[Note]] = []
         self._kinds: dict[str, Callable[[], _Done | None]] = {
             "kill": self._kill,
             "freeze": self._freeze,
@@ -87,21 +78,12 @@ class Plan:
         story = self.story
         story.begin = time.time() // 5 * 5 + 5
         story.end = story.begin + seconds
-        self._at(story.begin, self._next_fault)
+        self._timeline.at(story.begin, self._next_fault)
         if not self._pair.guide:
-            self._at(story.begin, self._next_reminder)
-        while self._later:
-            due, _, do = heapq.heappop(self._later)
-            time.sleep(max(0.0, due - time.time()))
-            do()
+            self._timeline.at(story.begin, self._next_reminder)
+        self._timeline.run()
         time.sleep(max(0.0, story.end - time.time()))
         return story
-
-    def _at(self, due: float, do: Callable[[], None]) -> None:
-        heapq.heappush(self._later, (due, next(self._order), do))
-
-    def _after(self, low: float, high: float, do: Callable[[], None]) -> None:
-        self._at(time.time() + self._random.uniform(low, high), do)
 
     def _next_fault(self) -> None:
         """One that can be done now.
@@ -110,7 +92,8 @@ class Plan:
         """
         if time.time() > self.story.end - _QUIET:
             return
-        spared = _DEADLY if self._deaths() >= _MOST_DEATHS - 1 else set()
+        since = time.time() if self._away else max((up for _, up in self.story.outages), default=0)
+        spared = _DEADLY if self._victims.deaths(since) >= _MOST_DEATHS - 1 else set()
         kinds = [kind for kind in self._pair.faults if kind not in spared]
         while kinds:
             kind = self._random.choices(kinds, [_WEIGHTS[kind] for kind in kinds])[0]
@@ -118,77 +101,43 @@ class Plan:
                 self.story.faults.append(Fault(kind, *victim))
                 break
             kinds.remove(kind)
-        self._after(*_PAUSE, self._next_fault)
+        self._timeline.after(*_PAUSE, self._next_fault)
 
     def _next_reminder(self) -> None:
         if time.time() > self.story.end - _QUIET:
             return
-        replicas = [m for m in self._members if isinstance(m, Replica) and m.up]
+        replicas = [m for m in self._victims.members if isinstance(m, Replica) and m.up]
         if replicas:
             name = f"reminder-{len(self.story.asked)}"
             due = time.time() + self._random.uniform(0.5, 3)
             self.story.asked.add(name)
             if self._random.choice(replicas).ask("POST", f"/reminders/{name}?at={due:.3f}"):
                 self.story.promised.add(name)
-        self._after(2, 4, self._next_reminder)
-
-    def _deaths(self) -> int:
-        """How often the holder of a run has died that has no effect yet: the most of all runs."""
-        with suppress(OperationalError):  # while the database is away, what was known before
-            self._unfinished = self._effects.unfinished()
-        alive = {member.incarnation for member in self._members if member.up}
-        # A store that was away may have cost the holder its lease.
-        since = time.time() if self._away else max((up for _, up in self.story.outages), default=0)
-        return max(
-            (
-                len(held) - (held[-1].replica in alive and held[-1].at > since)
-                for held in self._unfinished
-            ),
-            default=0,
-        )
-
-    def _victim(self) -> Member | None:
-        """Somebody whose role another one fills; often in the middle of a run."""
-        aimed = self._who_begins() if self._random.random() < _AIMED else None
-        up = [member for member in self._members if member.up]
-        spare = [m for m in up if sum(other.role == m.role for other in up) > 1]
-        busy = [member for member in spare if member.incarnation == aimed]
-        return self._random.choice(busy or spare) if spare else None
-
-    def _who_begins(self) -> str | None:
-        """Who begins the next run; some moments later, before its effect or after."""
-        before = self._effects.last_begun()
-        deadline = time.monotonic() + _LONGEST_AIM
-        while before and time.monotonic() < deadline:
-            if (note := self._effects.last_begun()) and note != before:
-                time.sleep(self._random.uniform(0, 0.25))
-                return note.replica
-            time.sleep(0.02)
-        return None
+        self._timeline.after(2, 4, self._next_reminder)
 
     def _kill(self) -> _Done | None:
-        if (member := self._victim()) is None:
+        if (member := self._victims.choose()) is None:
             return None
         done = member.incarnation, time.time()
         member.kill()
-        self._after(0, 3, member.start)
+        self._timeline.after(0, 3, member.start)
         return done
 
     def _stop(self) -> _Done | None:
-        if (member := self._victim()) is None:
+        if (member := self._victims.choose()) is None:
             return None
         member.terminate()
-        self._after(0, 3, lambda: self._start_again(member))
+        self._timeline.after(0, 3, lambda: self._start_again(member))
         return member.incarnation, time.time()
 
     def _start_again(self, member: Member) -> None:
         if member.running:
-            self._after(0.2, 0.2, lambda: self._start_again(member))
+            self._timeline.after(0.2, 0.2, lambda: self._start_again(member))
         else:
             member.start()
 
     def _freeze(self) -> _Done | None:
-        if (member := self._victim()) is None:
+        if (member := self._victims.choose()) is None:
             return None
         began = time.time()
         member.freeze()
@@ -199,7 +148,7 @@ class Plan:
             if blocks:  # it was frozen while it wrote, and nobody else could
                 self.story.outages.append((began, time.time()))
 
-        self._after(1, 6, thaw)
+        self._timeline.after(1, 6, thaw)
         return member.incarnation, began
 
     def _end_sessions(self) -> _Done | None:
@@ -242,7 +191,7 @@ class Plan:
             if decides:
                 self.story.outages.append((began, time.time()))
 
-        self._after(*seconds, give_back)
+        self._timeline.after(*seconds, give_back)
         return name, began
 
     def _hold_database(self) -> _Done | None:
@@ -263,7 +212,7 @@ class Plan:
             self._away.discard("database")
             self.story.outages.append((began, time.time()))
 
-        self._after(0.5, 4, release)
+        self._timeline.after(0.5, 4, release)
         return "database", began
 
     def _is_held(self) -> bool:

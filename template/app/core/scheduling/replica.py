@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
-# With what a poll itself takes, less than a second: a dead run is taken over within that of its
-# lease's end, also by the only replica that is left.
-POLL = 0.9
+POLL = 0.9  # a second with the poll itself: so much later than its lease a dead run is taken over
 
 
 class ReplicaScheduler(PassingScheduler):
