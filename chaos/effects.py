@@ -59,10 +59,10 @@ class Effects:
         given = make_url(url)
         if given.drivername == "postgresql":
             given = given.set(drivername="postgresql+psycopg")
-        self._engine: Engine = create_engine(given, poolclass=NullPool)
+        self.engine: Engine = create_engine(given, poolclass=NullPool)
 
     def create(self) -> None:
-        _metadata.create_all(self._engine)
+        _metadata.create_all(self.engine)
 
     def read(self) -> list[Note]:
         """In the order in which they were written."""
@@ -89,7 +89,7 @@ class Effects:
         return [list(holders.values()) for holders in begun.values()]
 
     def _notes(self, statement: Select[Any]) -> list[Note]:
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             rows = connection.execute(statement).all()
         return [
             Note(what, name, fire_time / 1e6, fence, attempt, replica, at / 1e6)

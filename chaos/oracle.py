@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -72,16 +72,15 @@ def judge(notes: Sequence[Note], story: Story, lease: float) -> Verdict:
         if note.what == "began":
             begun[note.name, note.fire_time].append(note)
     outages = _joined(story.outages)
-    for name, (step, offset) in JOBS.items():
-        for due in _between(story.begin, story.end, step, offset):
-            verdict.fires += 1
-            if _excused(due, outages, lease):
-                verdict.excused += 1
-                verdict.excused_ran += done[name, due] > 0
-            elif not done[name, due]:
-                verdict.lost.append(f"{name} of {due:.0f}")
-            if begun[name, due]:
-                verdict.lateness.append(begun[name, due][0].at - due)
+    for name, due in fires(story):
+        verdict.fires += 1
+        if _excused(due, outages, lease):
+            verdict.excused += 1
+            verdict.excused_ran += done[name, due] > 0
+        elif not done[name, due]:
+            verdict.lost.append(f"{name} of {due:.0f}")
+        if begun[name, due]:
+            verdict.lateness.append(begun[name, due][0].at - due)
     reminded = Counter(note.name for note in notes if note.what == "effect")
     # A reminder is due once: two fire times of one are two effects too.
     verdict.duplicated += sorted(name for name in story.asked if reminded[name] > 1)
@@ -102,9 +101,12 @@ def judge(notes: Sequence[Note], story: Story, lease: float) -> Verdict:
     return verdict
 
 
-def _between(begin: float, end: float, step: int, offset: int) -> Iterable[float]:
-    first = -((offset - begin) // step) * step + offset
-    return (float(due) for due in range(int(first), int(end), step) if due >= begin)
+def fires(story: Story) -> Iterator[tuple[str, float]]:
+    """Each fire that is due between the begin and the end of a story."""
+    for name, (step, offset) in JOBS.items():
+        for due in range(int(story.begin), int(story.end)):
+            if due % step == offset:
+                yield name, float(due)
 
 
 def _joined(outages: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

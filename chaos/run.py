@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.audit import audit, ledger
 from chaos.faults import Plan
 from chaos.members import orphans
 from chaos.oracle import Story, Verdict, judge
@@ -28,13 +29,14 @@ class Result:
     story: Story
     verdict: Verdict
     orphans: int
+    disagreements: list[str]
 
     @property
     def as_it_must_be(self) -> bool:
         """Clean; but a control must not be, or the oracle is blind."""
         if self.pair.control:
             return bool(self.verdict.lost or self.verdict.duplicated)
-        return self.verdict.clean and not self.orphans
+        return self.verdict.clean and not self.orphans and not self.disagreements
 
     @property
     def in_time(self) -> bool:
@@ -60,8 +62,11 @@ def run(pair: Pair, folder: Path, seconds: float, seed: int, replicas: int = 4) 
         time.sleep(LEASE + 2)  # a second effect would come with the next take-over
         service.stop()
         left = len(orphans(service.folder))
-        verdict = judge(service.effects.read(), story, LEASE)
-    return Result(pair, seed, seconds, story, verdict, left)
+        notes = service.effects.read()
+        rows = [] if pair.control else ledger(service.effects.engine)
+    verdict = judge(notes, story, LEASE)
+    disagreements = [] if pair.control else audit(rows, notes, story)
+    return Result(pair, seed, seconds, story, verdict, left, disagreements)
 
 
 def report(result: Result) -> str:
@@ -84,6 +89,7 @@ def report(result: Result) -> str:
         f"  take-overs   {_spread(verdict.takeovers)}; {within} of {len(verdict.takeovers)}"
         f" within {BOUND:g} s",
         f"  left running {result.orphans}",
+        f"  ledger       disagrees on {_listed(result.disagreements)}",
     ]
     if result.pair.control:
         lines.append(f"  a control: {result.pair.control}")
