@@ -20,9 +20,10 @@ help:
 demo: .venv/installed ## render the default service, install and run it: DEST=, DEMO_SECONDS=
 	@$(BIN)/python tools/demo.py $(DEST)
 
+# Chaos after the rest, and alone: it needs a machine on which a second is a second.
 test: .venv/installed ## everything that CI runs
 	$(BIN)/python -m pytest -v -n 2 --dist worksteal --ignore tests/test_chaos.py
-	$(BIN)/python -m pytest -v tests/test_chaos.py # alone: it kills, and counts seconds
+	$(BIN)/python -m pytest -v tests/test_chaos.py
 
 test-redis: .venv/installed ## the variants with Redis on a redis-server of your machine
 	$(BIN)/python -m pytest -v -n 2 --dist worksteal tests/on_redis.py
