@@ -37,15 +37,11 @@ effects = Table(
 
 
 class Note(NamedTuple):
-    """`what`: a body began, an effect was committed, or refused. Times in seconds.
-
-    Each new holder of a run has a fence of its own.
-    """
+    """`what`: a body began, an effect was committed, or refused. Times in seconds."""
 
     what: str
     name: str
     fire_time: float
-    fence: int | None
     attempt: int
     replica: str
     at: float
@@ -77,21 +73,10 @@ class Effects:
             return None
         return notes[0] if notes else None
 
-    def unfinished(self) -> list[list[Note]]:
-        """Of each fire without an effect, the first body under each of its fences."""
-        notes = self.read()
-        done = {(note.name, note.fire_time) for note in notes if note.what == "effect"}
-        begun: dict[tuple[str, float], dict[int | None, Note]] = {}
-        for note in notes:
-            key = note.name, note.fire_time
-            if note.what == "began" and key not in done:
-                begun.setdefault(key, {}).setdefault(note.fence, note)
-        return [list(holders.values()) for holders in begun.values()]
-
     def _notes(self, statement: Select[Any]) -> list[Note]:
         with self.engine.connect() as connection:
             rows = connection.execute(statement).all()
         return [
-            Note(what, name, fire_time / 1e6, fence, attempt, replica, at / 1e6)
-            for what, name, fire_time, fence, attempt, replica, at in rows
+            Note(what, name, fire_time / 1e6, attempt, replica, at / 1e6)
+            for what, name, fire_time, attempt, replica, at in rows
         ]

@@ -17,7 +17,7 @@ from chaos.oracle import Fault, Story
 from chaos.pairs import Pair
 from chaos.servers import Postgresql, Valkey
 from chaos.timeline import Timeline
-from chaos.victims import Victims
+from chaos.victims import DEADLY, Victims
 
 _WEIGHTS = {
     "kill": 4,
@@ -33,7 +33,6 @@ _PAUSE = (0.8, 3.0)
 _QUIET = 3.0
 """Seconds without a new fault at the end, so that the last ones are judged whole."""
 
-_DEADLY = {"kill", "freeze", "crash database", "restart redis", "freeze redis", "hold database"}
 _MOST_DEATHS = 3
 """After so many a fire is given up as `lost`, by design: its job may be what kills."""
 
@@ -92,8 +91,7 @@ class Plan:
         """
         if time.time() > self.story.end - _QUIET:
             return
-        since = time.time() if self._away else max((up for _, up in self.story.outages), default=0)
-        spared = _DEADLY if self._victims.deaths(since) >= _MOST_DEATHS - 1 else set()
+        spared = self._spared()
         kinds = [kind for kind in self._pair.faults if kind not in spared]
         while kinds:
             kind = self._random.choices(kinds, [_WEIGHTS[kind] for kind in kinds])[0]
@@ -102,6 +100,11 @@ class Plan:
                 break
             kinds.remove(kind)
         self._timeline.after(*_PAUSE, self._next_fault)
+
+    def _spared(self) -> set[str]:
+        back = time.time() if self._away else max((up for _, up in self.story.outages), default=0)
+        last = self._victims.deaths(self.story, back) >= _MOST_DEATHS - 1
+        return DEADLY if last and not self._pair.control else set()
 
     def _next_reminder(self) -> None:
         if time.time() > self.story.end - _QUIET:

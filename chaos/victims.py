@@ -11,11 +11,17 @@ from sqlalchemy.exc import OperationalError
 
 from chaos.effects import Effects, Note
 from chaos.members import Member
+from chaos.oracle import Story, fires
 
 _AIMED = 0.5
 """How often it is who is in the middle of a run."""
 
 _LONGEST_AIM = 1.2
+
+_UNSEEN, _FORGOTTEN = 10.0, 60.0
+"""Seconds after which a fire will not begin any more; after which it will have no effect."""
+
+DEADLY = {"kill", "freeze", "crash database", "restart redis", "freeze redis", "hold database"}
 
 
 class Victims:
@@ -23,7 +29,8 @@ class Victims:
         self.members = members
         self._effects = effects
         self._random = random
-        self._unfinished: list[list[Note]] = []
+        self._notes: list[Note] = []
+        self._alive: set[str] = set()
 
     def choose(self) -> Member | None:
         """Somebody whose role another one fills."""
@@ -44,16 +51,28 @@ class Victims:
             time.sleep(0.02)
         return None
 
-    def deaths(self, since: float) -> int:
-        """How often the holder of one fire has died that has no effect yet: the most of all.
+    def deaths(self, story: Story, back: float) -> int:
+        """How often the holder of one fire may have died that has no effect yet: the most of all.
 
-        A store that was away may have cost a holder its lease who began before it was back.
+        Who began before a store was `back` may have lost his lease.
         """
         with suppress(OperationalError):  # while the database is away, what was known before
-            self._unfinished = self._effects.unfinished()
-        alive = {member.incarnation for member in self.members if member.up}
-        deaths = [
-            len(held) - (held[-1].replica in alive and held[-1].at > since)
-            for held in self._unfinished
-        ]
-        return max(deaths, default=0)
+            self._notes = self._effects.read()
+        self._alive = {member.incarnation for member in self.members if member.up}
+        now = time.time()
+        done = {(note.name, note.fire_time) for note in self._notes if note.what == "effect"}
+        due = {fire for fire in fires(story) if now - _UNSEEN < fire[1] < now}
+        begun = {(note.name, note.fire_time): note for note in self._notes if note.what == "began"}
+        recent = {fire for fire, note in begun.items() if now - note.at < _FORGOTTEN}
+        return max(
+            (self._deaths(story, begun.get(f), f[1], back) for f in (due | recent) - done),
+            default=0,
+        )
+
+    def _deaths(self, story: Story, last: Note | None, due: float, back: float) -> int:
+        """Of the holders of a fire whose body was `last` seen to begin."""
+        if last and last.replica in self._alive and last.at > back:
+            return last.attempt - 1
+        # Whoever has it now may die before its body has begun, and nobody would see it.
+        since, seen = (last.at, last.attempt) if last else (due, 1)
+        return seen - 1 + sum(fault.at >= since for fault in story.faults if fault.kind in DEADLY)
