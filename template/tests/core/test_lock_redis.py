@@ -92,6 +92,16 @@ async def test_after_a_loss_of_memory_nobody_is_taken_for_dead_for_a_lease(
     assert server.exists(f"{PREFIX}run:job:{(await runs(ledger.database))[0].fire_time}")
 
 
+async def test_a_loss_of_memory_long_before_a_death_delays_no_take_over(
+    brief: Ledger, server: redis.Redis
+) -> None:
+    server.flushdb()
+    (won,) = await brief.claim([Fire("job", await now(brief), "job")])
+    assert isinstance(won, Won)
+    await asyncio.sleep(0.1)
+    assert [row.fence for row in await brief.expired()] == [won.fence]
+
+
 async def test_all_keys_lie_in_one_slot_of_a_cluster(ledger: Ledger, server: redis.Redis) -> None:
     await ledger.claim([Fire("job", await now(ledger), "job")])
     async with lock("import"):

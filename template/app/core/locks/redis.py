@@ -75,7 +75,7 @@ class RedisLedger(Ledger):
         keys = [_run_key(fire.job, fire.time) for fire in asked.values()]
         times = [fire.time for fire in asked.values()]
         now, *claims = await self._redis.run(
-            scripts.ELECT, ["fence", *keys], self.replica, self._lease_ms, EARLY, *times
+            scripts.ELECT, ["fence", "since", *keys], self.replica, self._lease_ms, EARLY, *times
         )
         answers: dict[int, Claim] = {}
         elected: Asked = {}

@@ -20,13 +20,14 @@ ELECT = (
     + """
 local owner, lease, early = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local answers = {string.format('%.0f', now)}
-for i = 2, #KEYS do
+redis.call('SET', KEYS[2], answers[1], 'NX')
+for i = 3, #KEYS do
   local held = redis.call('GET', KEYS[i])
-  if not held and tonumber(ARGV[i + 2]) <= now + early then
+  if not held and tonumber(ARGV[i + 1]) <= now + early then
     held = grant(KEYS[1]) .. ':' .. owner
     redis.call('SET', KEYS[i], held, 'PX', lease)
   end
-  answers[i] = held
+  answers[i - 1] = held
 end
 return answers
 """
@@ -79,6 +80,7 @@ for i, key in ipairs(KEYS) do
 end
 """
 # After a loss of memory every lease seems to have ended: for one lease nobody is taken for dead.
+# Elections count from the loss, too: counted from the first death, that was found a lease late.
 HOLDERS = (
     GRANT
     + """
