@@ -21,7 +21,7 @@ async def test_the_runs_of_a_killed_process_are_run_again(
     notes = tmp_path / "notes"
     monkeypatch.setenv("FILE", str(notes))
     with other_replica(settings, count) as killed:
-        await until(lambda: asyncio.sleep(0, notes.exists()))
+        await until(lambda: asyncio.sleep(0, notes.exists() and notes.read_text()))
         killed.kill()
         killed.wait()
     begun = notes.read_text().split()[0]
