@@ -134,7 +134,7 @@ class LedgerModel(RuleBasedStateMachine):
         known = self.fires[fire]
         mine = known.fence == fence and known.outcome is None
         with self.database.engine.begin() as connection:
-            done = connection.execute(completion(wiring.database.DIALECT, fence))
+            done = connection.execute(completion(wiring.database.DIALECT, fence, 30))
             assert done.rowcount == mine
         if mine:
             known.outcome = "succeeded"
