@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -18,8 +19,10 @@ from packaging.requirements import Requirement
 
 from tests.conftest import Render
 from tests.variants import (
+    AXES,
     DOMAINS,
     ROOT,
+    STRENGTH,
     Answers,
     combinations,
     command,
@@ -72,10 +75,13 @@ def run(folder: Path, answers: Answers, *arguments: str, **environment: str) -> 
 
 def test_the_covering_array_covers_every_valid_tuple() -> None:
     """Pairs; in `make test-all`, triples."""
-    needed: set[object] = set()
-    for row in products(tuple(DOMAINS)):
-        if valid(row):
-            needed |= tuples(row)
+    axes = [row for row in products(("profile", *AXES)) if valid(row)]
+    needed = {
+        part
+        for names in itertools.combinations(DOMAINS, STRENGTH)
+        for part in itertools.product(*([(n, v) for v in DOMAINS[n]] for n in names))
+        if any(all(row.get(n, v) == v for n, v in part) for row in axes)
+    }
     covered: set[object] = set().union(*map(tuples, covering()))
     assert covered == needed
     assert all(map(valid, covering()))

@@ -89,22 +89,38 @@ STRENGTH = int(os.environ.get("STRENGTH", "2"))
 def covering() -> list[Answers]:
     """Few variants in which each valid pair of answers, of all questions, occurs; or triple.
 
-    Greedily; that they are all there is asserted by other code. covertable took over ten minutes
-    for triples under our constraint.
+    Greedily, of some that hold the next missing one; that they are all there is asserted by other
+    code. covertable took over ten minutes for triples under our constraint.
     """
     chance = random.Random(0)
-    candidates = [row for row in products(tuple(DOMAINS)) if valid(row)]
-    holding: dict[Any, list[Answers]] = {}
-    for row in candidates:
-        for part in sorted(tuples(row)):
-            holding.setdefault(part, []).append(row)
-    missing, rows = set(holding), []
-    for part in sorted(holding, key=lambda part: len(holding[part])):
+    # Only these constrain each other: the product of all questions has half a million rows.
+    bound = [row for row in products(("profile", *AXES)) if valid(row)]
+    free = [name for name in DOMAINS if name not in bound[0]]
+
+    def some(part: Answers) -> Iterator[Answers]:
+        """Valid rows that hold it."""
+        fitting = [row for row in bound if part.items() & row.items() == _of(row, part)]
+        for _ in range(40 if fitting else 0):
+            row = {**chance.choice(fitting), **{n: chance.choice(DOMAINS[n]) for n in free}, **part}
+            yield {name: row[name] for name in DOMAINS}
+
+    missing = {
+        tuple(part.items())
+        for names in itertools.combinations(DOMAINS, STRENGTH)
+        for part in products(names)
+        if next(some(part), None)
+    }
+    rows = []
+    for part in sorted(missing, key=repr):
         if part in missing:
-            some = chance.sample(holding[part], min(40, len(holding[part])))
-            rows.append(max(some, key=lambda row: len(tuples(row) & missing)))
+            rows.append(max(some(dict(part)), key=lambda row: len(tuples(row) & missing)))
             missing -= tuples(rows[-1])
     return rows
+
+
+def _of(row: Answers, part: Answers) -> set[tuple[str, Any]]:
+    """What a part says of the questions in this row."""
+    return {(name, value) for name, value in part.items() if name in row}
 
 
 def tuples(answers: Answers) -> set[tuple[tuple[str, Any], ...]]:

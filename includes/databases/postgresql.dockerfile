@@ -1,0 +1,1 @@
+# It writes nothing but to /tmp; DATABASE_URL says where its data is.
