@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import copier
 import copier._main
 import pytest
 
+from tests.image import POSSIBLE
 from tests.variants import ROOT
 
 HERMETIC = {
@@ -29,6 +31,8 @@ HERMETIC = {
     "UV_PYTHON_DOWNLOADS": "never",
 }
 Render = Callable[..., Path]
+# A root of its own takes Linux, and root.
+collect_ignore = [] if POSSIBLE else ["test_image.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -134,3 +138,11 @@ def released(snapshot: Path, tmp_path: Path) -> Path:
     shutil.copytree(snapshot, repository)
     commit(repository, "v1.0.0")
     return repository
+
+
+@pytest.fixture
+def apart() -> Iterator[Path]:
+    """A folder outside of pytest's own: the pytest of a service would close that to its server."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)  # PostgreSQL runs as somebody else where we are root
+        yield Path(folder)

@@ -7,8 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,14 +47,6 @@ def pythons() -> list[str]:
         for version in DOMAINS["python_version"]
     ]
     return [done.stdout.strip() for done in found if done.returncode == 0]
-
-
-@pytest.fixture
-def apart() -> Iterator[Path]:
-    """A folder outside of pytest's own: the pytest of a service would close that to its server."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # PostgreSQL runs as somebody else where we are root
-        yield Path(folder)
 
 
 @pytest.mark.parametrize("package_manager", DOMAINS["package_manager"])
