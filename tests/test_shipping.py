@@ -19,6 +19,7 @@ import yaml
 from tests.conftest import Render, commit, git
 from tests.image import instructions
 from tests.test_cli import copier
+from tests.test_updates import change
 from tests.variants import REFERENCES, Answers, covering, name_of
 
 BIN = Path(sys.executable).parent
@@ -284,7 +285,10 @@ def test_every_step_of_ci_passes_in_a_fresh_clone(fresh: Render, apart: Path) ->
 def test_a_new_version_of_the_template_becomes_a_request(
     released: Path, apart: Path, ci: str
 ) -> None:
+    """Its conflicts named: Copier itself says nothing of them in its exit code."""
     copier("copy", "--defaults", "--data", f"ci={ci}", str(released), "service", cwd=apart)
+    if ci == "github":
+        change(apart / "service/Dockerfile", "EXPOSE 8000", "EXPOSE 9000")
     clone = Clone(apart / "service", apart)
     record = apart / "record"
     # What the two sites do at the other end.
@@ -298,17 +302,21 @@ def test_a_new_version_of_the_template_becomes_a_request(
     weekly(clone, ci)
     assert run(*remote, cwd=clone.folder) == "", "nothing is new"
     (released / "template/app/core/news.py").write_text('"""New."""\n')
+    change(released / "template/Dockerfile.jinja", "EXPOSE 8000", "EXPOSE 8080")
     commit(released, "v2.0.0")
     weekly(clone, ci)
     assert "template-update" in run(*remote, cwd=clone.folder)
     files = run("git", "diff", "--name-only", "main", "template-update", cwd=clone.folder)
-    assert {"app/core/news.py", ".copier-answers.yml", "uv.lock"} == set(files.split())
+    assert {"app/core/news.py", ".copier-answers.yml", "Dockerfile", "uv.lock"} == set(
+        files.split()
+    )
     asked = record.read_text()
     if ci == "github":
         assert "pr create --head template-update --title Update from the template" in asked
-        assert "Conflicts: none." in asked
+        assert "Conflicts: Dockerfile." in asked
     else:
         assert "=merge_request.create\n" in asked
+        assert "=merge_request.description=Conflicts: none." in asked
         assert "=merge_request.title=Update from the template\n" in asked
 
 

@@ -60,6 +60,15 @@ def test_an_owners_work_survives_an_update(service: Path, released: Path) -> Non
     change(service / "pyproject.toml", 'version = "0.1.0"', 'version = "3.2.0"')
     change(service / "Makefile", "# yours\n", "# yours\n\ndeploy:\n\techo mine\n")
     change(service / ".gitignore", "# yours\n", "# yours\n/notes/\n")
+    ci = service / ".github/workflows/ci.yml"
+    change(ci, "          # yours\n", "          # yours\n          - deploy\n")
+    change(
+        ci, "  # yours\n", "  # yours\n\n  publish:\n    uses: ./.github/workflows/publish.yml\n"
+    )
+    compose = service / "compose.yaml"
+    change(compose, "    # yours\n", "    # yours\n    BUCKET: x\n")
+    change(compose, "\n  # yours\n", "\n  # yours\n\n  mail:\n    image: mailpit\n")
+    change(service / "Dockerfile", "# yours\n", "# yours\nCOPY fonts fonts\n")
     (service / "README.md").write_text("# Ours now\n")
     commit(service)
     yours = {
@@ -75,6 +84,9 @@ def test_an_owners_work_survives_an_update(service: Path, released: Path) -> Non
     change(template / "app/main.py", "The application", "The only application")
     change(template / "app/jobs/contracts.py", "Keep the public", "Always keep the public")
     change(template / "app/jobs/statistics.py", "Statistics over", "More statistics over")
+    change(template / "compose.yaml.jinja", "stop_grace_period: 45s", "stop_grace_period: 60s")
+    change(template / ".github/workflows/ci.yml.jinja", "- audit", "- audit\n          - docs")
+    change(template / "Dockerfile.jinja", "COPY app app", "COPY docs docs\nCOPY app app")
     (template / "app/core/news.py").write_text('"""New."""\n')
     commit(released, "v2.0.0")
     update(service)
@@ -86,6 +98,12 @@ def test_an_owners_work_survives_an_update(service: Path, released: Path) -> Non
     project = (service / "pyproject.toml").read_text()
     for kept in ('"cronsim>=2.8"', '"stamina>=25"', 'version = "3.2.0"'):
         assert kept in project
+    for kept in ("- deploy\n", "publish.yml", "- docs\n"):
+        assert kept in ci.read_text()
+    for kept in ("BUCKET: x", "image: mailpit", "stop_grace_period: 60s"):
+        assert kept in compose.read_text()
+    for kept in ("COPY fonts fonts", "COPY docs docs"):
+        assert kept in (service / "Dockerfile").read_text()
     assert "echo mine" in (service / "Makefile").read_text()
     assert "/notes/" in (service / ".gitignore").read_text()
 
@@ -103,11 +121,15 @@ def test_an_owners_work_survives_an_update(service: Path, released: Path) -> Non
         ({"package_manager": "uv"}, {"package_manager": "pip"}),
         ({"package_manager": "pip"}, {"package_manager": "poetry"}),
         ({"package_manager": "poetry"}, {"package_manager": "uv"}),
+        ({"docker": True}, {"docker": False}),
+        ({"kubernetes": False}, {"kubernetes": True}),
+        ({"ci": "github"}, {"ci": "gitlab"}),
+        ({"ci": "none"}, {"ci": "github"}),
     ],
     ids=str,
 )
 def test_a_changed_answer_gives_the_fresh_rendering_in_what_is_not_yours(
-    released: Path, tmp_path: Path, render: Render, before: dict[str, str], after: dict[str, str]
+    released: Path, tmp_path: Path, render: Render, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     service = start(released, tmp_path / "service", profile="custom", **before)
     update(service, **after)

@@ -101,7 +101,7 @@ def test_nothing_of_the_template_is_left(render: Render, answers: Answers) -> No
         if not path.is_file() or path.suffix == ".json":
             continue
         text = path.read_text(encoding="utf-8")
-        assert not re.search(r"\{%|%\}|\{#|#\}|\{\{|Undefined", text), path
+        assert not re.search(r"\{%|%\}|\{#|#\}|(?<!\$)\{\{|Undefined", text), path
         assert text == "" or (text.endswith("\n") and not text.endswith("\n\n")), path
         assert not re.search(r"[ \t]+$", text, re.MULTILINE), path
         assert "\n\n\n\n" not in text, path
