@@ -63,7 +63,9 @@ def test_an_owners_work_survives_an_update(service: Path, released: Path) -> Non
     ci = service / ".github/workflows/ci.yml"
     change(ci, "          # yours\n", "          # yours\n          - deploy\n")
     change(
-        ci, "  # yours\n", "  # yours\n\n  publish:\n    uses: ./.github/workflows/publish.yml\n"
+        ci,
+        "\n  # yours\n",
+        "\n  # yours\n\n  publish:\n    uses: ./.github/workflows/publish.yml\n",
     )
     compose = service / "compose.yaml"
     change(compose, "    # yours\n", "    # yours\n    BUCKET: x\n")
