@@ -21,9 +21,9 @@ demo: .venv/installed ## render the default service, install and run it: DEST=, 
 	@$(BIN)/python tools/demo.py $(DEST)
 
 # Chaos after the rest, and alone: it needs a machine on which a second is a second.
-test: .venv/installed ## everything that CI runs
-	$(BIN)/python -m pytest -v -n 2 --dist worksteal --ignore tests/test_chaos.py
-	$(BIN)/python -m pytest -v tests/test_chaos.py
+test: .venv/installed ## everything that CI runs; or a part: TESTS=tests/test_cli.py
+	$(BIN)/python -m pytest -v -n 2 --dist worksteal $(or $(TESTS),--ignore tests/test_chaos.py)
+	$(if $(TESTS),,$(BIN)/python -m pytest -v tests/test_chaos.py)
 
 test-redis: .venv/installed ## the variants with Redis on a redis-server of your machine
 	$(BIN)/python -m pytest -v -n 2 --dist worksteal tests/on_redis.py

@@ -33,6 +33,11 @@ SHIPPING = (
     ".github/workflows/ci.yml", ".github/workflows/update.yml", ".github/dependabot.yml",
     ".gitlab-ci.yml", ".gitlab/update.yml", "renovate.json", "AGENTS.md",
 )  # fmt: skip
+# A runner's: git has no identity there.
+SHELL = (
+    *("env", "-uGIT_AUTHOR_NAME", "-uGIT_AUTHOR_EMAIL", "-uGIT_COMMITTER_NAME"),
+    *("-uGIT_COMMITTER_EMAIL", "bash", "--noprofile", "--norc", "-eo", "pipefail", "-c"),
+)
 SCHEMAS = {
     "compose.yaml": "compose-spec",
     ".github/workflows/ci.yml": "github-workflows",
@@ -259,8 +264,7 @@ class Clone:
         }
 
     def step(self, script: str, **environment: str) -> str:
-        shell = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script)
-        return run(*shell, cwd=self.folder, **{**self.environment, **environment})
+        return run(*SHELL, script, cwd=self.folder, **{**self.environment, **environment})
 
 
 def test_every_step_of_ci_passes_in_a_fresh_clone(fresh: Render, apart: Path) -> None:
