@@ -71,7 +71,7 @@ def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         return not state.exists() or " Z " not in state.read_text()
-    except (ProcessLookupError, FileNotFoundError):
+    except OSError:  # it is gone
         return False
 
 
