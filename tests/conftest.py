@@ -17,7 +17,7 @@ import copier
 import copier._main
 import pytest
 
-from tests.image import POSSIBLE
+from tests.image import possible
 from tests.variants import ROOT
 
 HERMETIC = {
@@ -31,8 +31,7 @@ HERMETIC = {
     "UV_PYTHON_DOWNLOADS": "never",
 }
 Render = Callable[..., Path]
-# A root of its own takes Linux, and root.
-collect_ignore = [] if POSSIBLE else ["test_image.py"]
+collect_ignore = [] if possible() else ["test_image.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

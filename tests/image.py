@@ -1,6 +1,7 @@
 """A Dockerfile, carried out without an engine: each stage in an overlay of this machine's root.
 
-The machine's own Python stands in for the image that a stage begins with. Takes Linux, and root.
+The machine's own Python stands in for the image that a stage begins with. Takes Linux, root, and
+the right to mount: a container seldom has it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-POSSIBLE = sys.platform == "linux" and os.geteuid() == 0
 _BASE = Path(sys.base_prefix)
 _SET_UP = """
 set -e
@@ -35,6 +35,18 @@ mount -t tmpfs -o mode=1777 none {root}/tmp
 echo ready
 exec sleep infinity
 """
+_PROBE = """
+mount --make-rprivate / && mount -t tmpfs none /mnt && mkdir /mnt/upper /mnt/work /mnt/root &&
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work none /mnt/root
+"""
+
+
+def possible() -> bool:
+    """Can this machine mount a root of its own, for the processes that are started in it?"""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return False
+    asked = ["unshare", "--mount", "sh", "-c", _PROBE]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 class Stage:
