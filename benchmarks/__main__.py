@@ -20,6 +20,7 @@ from benchmarks.growth import growth
 from benchmarks.http import http
 from benchmarks.ledger import ledger
 from benchmarks.memory import memory
+from benchmarks.outage import outage
 from benchmarks.pools import pools
 from benchmarks.redis_locks import redis_locks
 from benchmarks.reminders import reminders
@@ -185,6 +186,7 @@ MEASURED: dict[str, Callable[[Path], None]] = {
         reminders,
         growth,
         firing,
+        outage,
         http,
     )
 }
