@@ -18,6 +18,7 @@ from app.core.tasks import unhurried
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 3
+_AWAY = (SQLAlchemyError, OSError, TimeoutError)
 
 
 class Recovery:
@@ -78,7 +79,7 @@ class Recovery:
             if cursor and entry and not cursor.paused and cursor.fingerprint == trigger.fingerprint:
                 try:
                     await self._account(entry, effective[key], cursor)
-                except (SQLAlchemyError, OSError, TimeoutError):
+                except _AWAY:
                     raise
                 except Exception:  # a trigger's own: it must not keep the others from theirs
                     _log.exception("%s: what it owes could not be told", key)
