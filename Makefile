@@ -5,7 +5,7 @@ DEST ?= demo-service
 export PYTHONDONTWRITEBYTECODE :=
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-redis test-all chaos check bench siblings
+.PHONY: help demo test test-redis test-all chaos check bench diff siblings
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ check: .venv/installed ## formatting, lint and types, of the template and of its
 
 bench: .venv/installed ## measure rendering, set-up, size, and what each backend costs
 	$(BIN)/python -m benchmarks
+
+diff: .venv/installed ## what a change does to the reference variants: make diff BASE=v0.1.0
+	@$(BIN)/python -W ignore tools/diff.py $(BASE)
 
 siblings: .venv/installed ## render again the plain files that lie beside a .jinja
 	$(BIN)/python tools/siblings.py
