@@ -57,10 +57,12 @@ class PatientConnector(PsycopgConnector):
         return await self._patiently(super().execute_query_one_async, query, arguments)
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
-        while True:
+        # A cancellation that meets the loss of the connection is heard as that loss alone.
+        while not self._stopping.is_set():
             with suppress(ConnectorException):
                 await super().listen_notify(on_notification, channels)
-            await asyncio.sleep(_RETRY)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _RETRY)
 
     async def _patiently(
         self, ask: Callable[..., Awaitable[_T]], query: LiteralString, arguments: dict[str, Any]
