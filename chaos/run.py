@@ -13,6 +13,7 @@ from chaos.members import orphans
 from chaos.oracle import Story, Verdict, judge
 from chaos.pairs import Pair
 from chaos.service import under_chaos
+from chaos.stalls import stalls
 
 LEASE = 2.0
 BOUND = LEASE + 1.0
@@ -55,7 +56,8 @@ def run(pair: Pair, folder: Path, seconds: float, seed: int, replicas: int = 4) 
             service.valkey,
             seed,
         )
-        story = plan.run(seconds)
+        with stalls(plan.story.outages):
+            story = plan.run(seconds)
         deadline = time.monotonic() + (5 if pair.control else _SETTLE)
         while judge(service.effects.read(), story, LEASE).lost and time.monotonic() < deadline:
             time.sleep(0.5)
