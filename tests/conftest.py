@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -48,6 +49,30 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("seconds of work, by test")
     for name, seconds in slowest:
         terminalreporter.write_line(f"{sum(seconds):7.1f} s  {len(seconds):4} x  {name}")
+
+
+def run(*command: str, cwd: Path, repeat: str = "", **environment: str) -> str:
+    """What a command says that must succeed; `repeat` tells how to do it again."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=600,
+        env={**os.environ, **environment},
+    )
+    said = f"{shlex.join(command)}\n{done.stdout}{done.stderr}\n\n{repeat}"
+    assert done.returncode == 0, said
+    return done.stdout
+
+
+def strings(node: Any) -> Iterator[str]:
+    """Every text in what was read from YAML."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from strings(child)
 
 
 def git(*arguments: str, cwd: Path) -> str:

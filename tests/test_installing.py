@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import commit, git
+from tests.conftest import commit, git, run
 from tests.test_cli import copier
 from tests.test_updates import change
 from tests.variants import DOMAINS, REFERENCES, ROOT, command
@@ -19,19 +19,6 @@ from tests.variants import DOMAINS, REFERENCES, ROOT, command
 UV = str(Path(sys.executable).with_name("uv"))
 # What `make install` writes down, and git sees.
 LOCKS = {"uv": "?? uv.lock\n", "poetry": "?? poetry.lock\n", "pip": ""}
-
-
-def run(*what: str, cwd: Path, repeat: str = "", **environment: str) -> str:
-    done = subprocess.run(
-        what,
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-        timeout=900,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n\n{repeat}"
-    return done.stdout
 
 
 @functools.cache

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from kubernetes_validate.utils import latest_version, validate
 
-from tests.conftest import Render
-from tests.test_shipping import BIN, read, run
+from tests.conftest import Render, run
+from tests.test_shipping import BIN, read
 from tests.variants import REFERENCES, Answers
 
 OVERLAYS = ("staging", "production")

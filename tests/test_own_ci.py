@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from tests.conftest import commit, git
-from tests.test_shipping import BIN, SHELL, program, run
+from tests.conftest import commit, git, run
+from tests.test_shipping import BIN, SHELL, program
 from tests.variants import PROFILES, ROOT
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))

@@ -6,17 +6,14 @@ import functools
 import json
 import os
 import re
-import shlex
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import Render, commit, git
+from tests.conftest import Render, commit, git, run, strings
 from tests.image import instructions
 from tests.test_cli import copier
 from tests.test_updates import change
@@ -49,19 +46,6 @@ SCHEMAS = {
 }
 
 
-def run(*command: str, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-        timeout=600,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
 def every(render: Render, name: str, folder: Path) -> list[str]:
     """Each text that this file can have, written below the folder under its own name."""
     texts = {
@@ -79,14 +63,6 @@ def every(render: Render, name: str, folder: Path) -> list[str]:
 
 def read(folder: Path, name: str) -> Any:
     return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-
-
-def strings(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict | list):
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from strings(child)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

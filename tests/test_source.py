@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from jinja2 import Environment, StrictUndefined, meta
 
-from tests.conftest import Render
+from tests.conftest import Render, strings
 from tests.variants import CONFIG, DOMAINS, QUESTIONS, ROOT, TEXTS
 from tools.siblings import SIBLINGS
 
@@ -38,14 +36,6 @@ def run(*command: str, cwd: Path) -> None:
 
 def used(text: str) -> set[str]:
     return meta.find_undeclared_variables(JINJA.parse(text))
-
-
-def strings(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict | list):
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from strings(child)
 
 
 @pytest.mark.parametrize("where", ["", "template"], ids=["own", "template"])
