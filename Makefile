@@ -42,7 +42,7 @@ bench: .venv/installed ## measure rendering, set-up, size, and what each backend
 	$(BIN)/python -m benchmarks
 
 diff: .venv/installed ## what a change does to the reference variants: make diff BASE=v0.1.0
-	@$(BIN)/python -W ignore tools/diff.py $(BASE)
+	@$(BIN)/python -W ignore -m tools.diff $(BASE)
 
 siblings: .venv/installed ## render again the plain files that lie beside a .jinja
 	$(BIN)/python tools/siblings.py

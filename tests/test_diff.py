@@ -11,7 +11,7 @@ from tests.variants import REFERENCES
 
 
 def diff(template: Path, base: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "tools/diff.py", base]
+    command = [sys.executable, "-W", "ignore", "-m", "tools.diff", base]
     return subprocess.run(command, cwd=template, capture_output=True, text=True, check=False)
 
 

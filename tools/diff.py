@@ -11,10 +11,7 @@ from pathlib import Path
 
 import copier
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # run as a file, from a Makefile
-
-from tests.variants import REFERENCES, Answers  # noqa: E402
+from tests.variants import REFERENCES, ROOT, Answers
 
 
 def diff(base: str, answers: Answers, folder: Path) -> str:

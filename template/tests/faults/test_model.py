@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 from hypothesis import HealthCheck
 from hypothesis import settings as effort
-from hypothesis.stateful import run_state_machine_as_test
 
-from tests.core.test_model import LedgerModel, model
+from tests.core.test_model import LedgerModel, model, run_model
 
 __all__ = ["model"]
 
@@ -22,4 +21,4 @@ def test_in_many_orders_a_fire_has_one_owner_and_one_outcome(
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    run_state_machine_as_test(model, settings=many)  # type: ignore[arg-type]
+    run_model(model, settings=many)
