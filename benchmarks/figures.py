@@ -52,6 +52,11 @@ def total(*parts: Sequence[float]) -> list[float]:
     return [sum(each) for each in zip(*parts, strict=True)]
 
 
+def p99(values: Sequence[float]) -> float:
+    """What 99 % of them do not exceed."""
+    return sorted(values)[int(len(values) * 0.99)]
+
+
 def spread(values: Sequence[float], unit: str = "") -> str:
     middle = statistics.median(values)
     return f"{middle:6.2f} {unit} [{min(values):.2f} .. {max(values):.2f}]".replace("  [", " [")

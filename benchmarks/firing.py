@@ -12,14 +12,14 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.figures import REPETITIONS, plain, progress, ratio
-from benchmarks.rendered import measure, render, settings
+from benchmarks.figures import REPETITIONS, p99, plain, progress, ratio
+from benchmarks.rendered import measure, rendered, settings
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -35,9 +35,8 @@ Lags = list[float]
 
 
 def firing(work: Path) -> None:
-    for number, answers in enumerate(VARIANTS):
-        print(f"\n  {', '.join(f'{key}={value}' for key, value in answers.items())}", flush=True)
-        measure("firing", render(work / str(number), executor="asyncio", **answers))
+    for folder in rendered(work, VARIANTS, "", executor="asyncio"):
+        measure("firing", folder)
 
 
 async def longest_pause(until: Callable[[], bool]) -> float:
@@ -120,10 +119,6 @@ async def ours(given: Settings, count: int) -> tuple[Lags, float]:
     pause = await watched(count, at, lags, start)
     await service.stop()
     return lags, pause
-
-
-def p99(lags: Sequence[float]) -> float:
-    return sorted(lags)[int(len(lags) * 0.99)] if len(lags) > 1 else lags[0]
 
 
 async def main() -> None:

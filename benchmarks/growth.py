@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.figures import plain, progress, ratio
-from benchmarks.rendered import measure, render, settings
+from benchmarks.rendered import measure, rendered, settings
+from benchmarks.serving import resident
 
 if TYPE_CHECKING:
     from app.core.service import Service
@@ -26,10 +27,8 @@ _numbers = count(1)
 
 
 def growth(work: Path) -> None:
-    for number, answers in enumerate(VARIANTS):
-        text = ", ".join(f"{key}={value}" for key, value in answers.items())
-        print(f"\n  {FIRES:,} fires, {text}", flush=True)
-        measure("growth", render(work / str(number), executor="asyncio", **answers))
+    for folder in rendered(work, VARIANTS, f"{FIRES:,} fires: ", executor="asyncio"):
+        measure("growth", folder)
 
 
 async def main() -> None:
@@ -42,10 +41,12 @@ async def main() -> None:
         service.runner.wanted = lambda entry: True  # the scheduler knows none of these
         for _ in progress("the first", FIRST // TOGETHER):
             await fires(service)
-        before = resident()
+        gc.collect()
+        before = resident(os.getpid())
         for _ in progress("the others", FIRES // TOGETHER):
             await fires(service)
-        after = resident()
+        gc.collect()
+        after = resident(os.getpid())
         plain(f"memory after {FIRST:,} fires", [before], "MB")
         plain(f"after {FIRES:,} more", [after], "MB")
         ratio("       ratio", [after], [before], 1.05)
@@ -66,13 +67,6 @@ async def fires(service: Service) -> None:
         waits.append(done)
     for each in await asyncio.gather(*waits):
         assert each.outcome == "succeeded"
-
-
-def resident() -> float:
-    """Of this process, in MB."""
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.figures import REPETITIONS, plain, progress, ratio
-from benchmarks.rendered import measure, render, settings
+from benchmarks.figures import REPETITIONS, p99, plain, progress, ratio
+from benchmarks.rendered import measure, render, rendered, settings, urls
 from benchmarks.serving import bare, served
 
 VARIANTS = (
@@ -49,9 +47,8 @@ def busy() -> None:
 
 def http(work: Path) -> None:
     saturated(render(work / "default", example=False), bare(work / "bare"))
-    for number, answers in enumerate(VARIANTS):
-        print(f"\n  {', '.join(f'{key}={value}' for key, value in answers.items())}", flush=True)
-        measure("http", render(work / str(number), example=False, **answers))
+    for folder in rendered(work, VARIANTS, "", example=False):
+        measure("http", folder)
 
 
 def saturated(service: Path, least: Path) -> None:
@@ -70,27 +67,20 @@ def saturated(service: Path, least: Path) -> None:
 def main() -> None:
     kinds = {"no job": "", "100 jobs a second": _OFTEN, "0.2 s of CPU twice a second": _BUSY}
     late: dict[str, list[float]] = {kind: [] for kind in kinds}
-    with urls() as variables:
+    with settings() as given:
+        variables = {**urls(given), "ENVIRONMENT": "test", "MIGRATE_ON_START": "false"}
         for repetition in progress("latency", REPETITIONS // 2 + 2):
             for kind, source in kinds.items():
                 Path("app/jobs/measured.py").write_text(source)
                 with served(Path(), **variables) as server:
                     time.sleep(1.5)
-                    took = sorted(asyncio.run(paced(server.port)))
+                    took = asyncio.run(paced(server.port))
                 if repetition:
-                    late[kind].append(took[int(len(took) * 0.99)] * 1e3)
+                    late[kind].append(p99(took) * 1e3)
     for kind, found in late.items():
         plain(f"99 % of requests answered within, {kind}", found)
         if kind != "no job":
             ratio("       / no job", found, late["no job"], 1.2)
-
-
-@contextmanager
-def urls() -> Iterator[dict[str, str]]:
-    with settings() as given:
-        named = [name for name in type(given).model_fields if re.search("_url$", name)]
-        found = {name.upper(): getattr(given, name).get_secret_value() for name in named}
-        yield {**found, "ENVIRONMENT": "test", "MIGRATE_ON_START": "false"}
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 
 from benchmarks.figures import REPETITIONS, plain, progress, ratio
 from benchmarks.rendered import render
-from benchmarks.serving import bare, served
+from benchmarks.serving import bare, resident, served
 
 _SETTLED = 2.0
 
@@ -32,6 +31,4 @@ def idle(folder: Path) -> tuple[float, float]:
     """Resident megabytes once it is idle, and the seconds until it answered."""
     with served(folder) as server:
         time.sleep(_SETTLED)
-        asked = ["ps", "-o", "rss=", "-p", str(server.pid)]
-        resident = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    return int(resident) / 1024, server.seconds
+        return resident(server.pid), server.seconds

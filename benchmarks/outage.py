@@ -21,7 +21,7 @@ import redis
 
 from benchmarks.figures import plain
 from benchmarks.firing import longest_pause
-from benchmarks.rendered import measure, render, settings
+from benchmarks.rendered import measure, rendered, settings
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -36,10 +36,9 @@ JOBS = 50
 
 
 def outage(work: Path) -> None:
-    for number, answers in enumerate(VARIANTS):
-        text = ", ".join(f"{key}={value}" for key, value in answers.items())
-        print(f"\n  {JOBS} jobs a second, {text}; away for {SECONDS:g} s", flush=True)
-        measure("outage", render(work / str(number), executor="asyncio", **answers))
+    what = f"{JOBS} jobs a second, away for {SECONDS:g} s: "
+    for folder in rendered(work, VARIANTS, what, executor="asyncio"):
+        measure("outage", folder)
 
 
 async def main() -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.figures import plain, ratio
-from benchmarks.rendered import measure, render, settings
-from benchmarks.serving import served
+from benchmarks.figures import p99, plain, ratio
+from benchmarks.rendered import measure, rendered, settings, urls
+from benchmarks.serving import resident, served
 
 if TYPE_CHECKING:
     from app.core.stores import DefinitionStore
@@ -49,10 +47,7 @@ _FILL = """
 
 
 def reminders(work: Path) -> None:
-    for number, answers in enumerate(VARIANTS):
-        text = ", ".join(f"{key}={value}" for key, value in answers.items())
-        print(f"\n  {ENTRIES:,} one-off jobs, {text}", flush=True)
-        folder = render(work / str(number), example=False, **answers)
+    for folder in rendered(work, VARIANTS, f"{ENTRIES:,} one-off jobs: ", example=False):
         (folder / "app" / "jobs" / "measured.py").write_text(_JOB)
         measure("reminders", folder)
 
@@ -70,7 +65,7 @@ def main() -> None:
                 weights[name].append(weight)
                 starts[name].append(seconds)
                 if name == "full":
-                    late.append(lags[int(len(lags) * 0.99)] * 1e3)
+                    late.append(p99(lags) * 1e3)
         plain("memory of the service", weights["full"], "MB")
         ratio("       / with none in the store", weights["full"], weights["empty"], 1.05)
         ratio("until the first answer / with none", starts["full"], starts["empty"], 1.2)
@@ -78,20 +73,16 @@ def main() -> None:
 
 
 def watch(given: Settings) -> tuple[float, float, list[float]]:
-    """Memory in MB, seconds to the first answer, and how late what came due began, in order."""
+    """Memory in MB, seconds to the first answer, and how late what came due began."""
     file = Path("late")
     file.unlink(missing_ok=True)
-    named = [name for name in type(given).model_fields if re.search("_url$", name)]
-    urls = {name.upper(): getattr(given, name).get_secret_value() for name in named}
-    with served(Path(), **urls, LATE=str(file.absolute()), ENVIRONMENT="test") as server:
+    with served(Path(), **urls(given), LATE=str(file.absolute()), ENVIRONMENT="test") as server:
         deadline = time.time() + 60
         while not file.exists() or len(file.read_text().splitlines()) < NEAR:
             assert time.time() < deadline, "what came due did not run"
             time.sleep(0.1)
-        asked = ["ps", "-o", "rss=", "-p", str(server.pid)]
-        resident = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    lags = sorted(map(float, file.read_text().split()))
-    return int(resident) / 1024, server.seconds, lags
+        weight = resident(server.pid)
+    return weight, server.seconds, list(map(float, file.read_text().split()))
 
 
 async def remind(given: Settings, at: float) -> None:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,16 @@ def render(folder: Path, **answers: str | bool) -> Path:
     data = {"profile": "custom", **answers}
     run_copy(str(ROOT), folder, data=data, defaults=True, quiet=True, vcs_ref="HEAD")
     return folder
+
+
+def rendered(
+    work: Path, variants: Iterable[Mapping[str, str]], what: str, **answers: str | bool
+) -> Iterator[Path]:
+    """Each variant in a folder of its own, with a line that says which one it is."""
+    for number, variant in enumerate(variants):
+        named = ", ".join(f"{key}={value}" for key, value in variant.items())
+        print(f"\n  {what}{named}", flush=True)
+        yield render(work / str(number), **answers, **variant)
 
 
 def measure(module: str, folder: Path) -> None:
@@ -60,6 +70,12 @@ def settings() -> Iterator[Settings]:
             valkey = importlib.import_module("tests.core.servers.valkey")
             urls[name] = SecretStr(valkey.new(name.upper()))
         yield Settings.model_validate({**urls, "environment": "test", "lease_seconds": 600})
+
+
+def urls(given: Settings) -> dict[str, str]:
+    """The variables that lead a process of the service to the same servers."""
+    named = [name for name in type(given).model_fields if name.endswith("_url")]
+    return {name.upper(): getattr(given, name).get_secret_value() for name in named}
 
 
 def _durable(url: str) -> None:

@@ -70,6 +70,12 @@ def served(folder: Path, **variables: str) -> Iterator[Served]:
             server.send_signal(signal.SIGTERM)
 
 
+def resident(pid: int) -> float:
+    """The memory that a process has, in MB."""
+    asked = ["ps", "-o", "rss=", "-p", str(pid)]
+    return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout) / 1024
+
+
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
