@@ -6,21 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from copier import run_copy
-
+from benchmarks.rendered import render as rendered
 from chaos.effects import Effects
 from chaos.members import Member, Replica, Worker
 from chaos.pairs import Pair
 from chaos.servers import Postgresql, Valkey, until
 
-ROOT = Path(__file__).parents[1]
 OWNED = Path(__file__).parent / "owned"
 
 
@@ -57,16 +54,7 @@ def render(pair: Pair, folder: Path) -> None:
         folder.mkdir()
         shutil.copy(OWNED / "guide.py", folder)
         return
-    # A snapshot, so that Copier reads the working tree and not the last commit.
-    with tempfile.TemporaryDirectory() as snapshot:
-        listed = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
-        names = subprocess.run(listed, cwd=ROOT, check=True, text=True, capture_output=True).stdout
-        for name in filter(None, names.split("\0")):
-            if (ROOT / name).is_file():
-                (Path(snapshot) / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, Path(snapshot) / name)
-        data = {"profile": "custom", "example": "false", **pair.answers}
-        run_copy(snapshot, folder, data=data, defaults=True, quiet=True)
+    rendered(folder, example=False, **pair.answers)
     jobs = (OWNED / "jobs.py").read_text(encoding="utf-8")
     for old, new in pair.edits.items():
         assert old in jobs, f"{pair.name}: {old!r} is not in the jobs"

@@ -8,12 +8,15 @@ from time import monotonic
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.core.databases import Dialect
 from app.core.settings import ServiceSettings
+
+AWAY = (SQLAlchemyError, OSError, TimeoutError)
+"""What is raised where the database does not answer, or not as it should."""
 
 _TIMEOUT = 5.0
 _BUSY = 0.1

@@ -9,8 +9,6 @@ import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.core import database, wiring
 from app.core.databases import AlreadyScheduling
 from app.core.executors.local import local_executors
@@ -77,7 +75,7 @@ class Service:
         while True:
             try:
                 self.starting = await self._try_to_start()
-            except (SQLAlchemyError, OSError, TimeoutError) as error:
+            except database.AWAY as error:
                 await self._claiming.aclose()
                 self.starting = f"the database does not answer: {type(error).__name__}"
                 if isinstance(error, ConnectionError):  # it says which server, and where

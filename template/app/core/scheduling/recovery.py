@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Row
-from sqlalchemy.exc import SQLAlchemyError
 
+from app.core.database import AWAY
 from app.core.scheduling.cursors import Cursors, Stretch
 from app.core.scheduling.entry import Entry, Settlement
 from app.core.scheduling.runner import Runner
@@ -18,7 +18,6 @@ from app.core.tasks import unhurried
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 3
-_AWAY = (SQLAlchemyError, OSError, TimeoutError)
 
 
 class Recovery:
@@ -79,7 +78,7 @@ class Recovery:
             if cursor and entry and not cursor.paused and cursor.fingerprint == trigger.fingerprint:
                 try:
                     await self._account(entry, effective[key], cursor)
-                except _AWAY:
+                except AWAY:
                     raise
                 except Exception:  # a trigger's own: it must not keep the others from theirs
                     _log.exception("%s: what it owes could not be told", key)
