@@ -5,7 +5,7 @@ DEST ?= demo-service
 export PYTHONDONTWRITEBYTECODE :=
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-redis test-all chaos check bench diff siblings
+.PHONY: help demo test test-redis test-all chaos check bench diff release-check siblings
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ bench: .venv/installed ## measure rendering, set-up, size, and what each backend
 
 diff: .venv/installed ## what a change does to the reference variants: make diff BASE=v0.1.0
 	@$(BIN)/python -W ignore -m tools.diff $(BASE)
+
+release-check: .venv/installed ## is the last commit the release that it says it is, and do services survive it?
+	@$(BIN)/python -W ignore -m tools.release
 
 siblings: .venv/installed ## render again the plain files that lie beside a .jinja
 	$(BIN)/python tools/siblings.py

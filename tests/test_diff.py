@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.test_updates import change
+from tests.owner import change
 from tests.variants import REFERENCES
 
 

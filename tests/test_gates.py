@@ -12,7 +12,7 @@ import yaml
 
 from tests import test_source, test_variants
 from tests.conftest import Render
-from tests.test_updates import change
+from tests.owner import change
 
 Defect = tuple[str, str, str]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import commit, git, run
+from tests.owner import change
 from tests.test_cli import copier
-from tests.test_updates import change
 from tests.variants import DOMAINS, REFERENCES, ROOT, command
 
 UV = str(Path(sys.executable).with_name("uv"))

@@ -15,8 +15,8 @@ import yaml
 
 from tests.conftest import Render, commit, git, run, strings
 from tests.image import instructions
+from tests.owner import TEMPLATES, change, is_yours
 from tests.test_cli import copier
-from tests.test_updates import change
 from tests.variants import REFERENCES, Answers, covering, name_of
 
 BIN = Path(sys.executable).parent
@@ -25,11 +25,6 @@ EACH = pytest.mark.parametrize(
     [{**answers, "ci": ci} for answers in REFERENCES.values() for ci in ("github", "gitlab")],
     ids=name_of,
 )
-SHIPPING = (
-    "Dockerfile", ".dockerignore", "compose.yaml", ".pre-commit-config.yaml", ".editorconfig",
-    ".github/workflows/ci.yml", ".github/workflows/update.yml", ".github/dependabot.yml",
-    ".gitlab-ci.yml", ".gitlab/update.yml", "renovate.json", "AGENTS.md",
-)  # fmt: skip
 # A runner's: git has no identity there.
 SHELL = (
     *("env", "-uGIT_AUTHOR_NAME", "-uGIT_AUTHOR_EMAIL", "-uGIT_COMMITTER_NAME"),
@@ -95,9 +90,11 @@ def test_actions_are_pinned_by_digest(render: Render) -> None:
 
 @EACH
 def test_no_two_places_look_alike_to_a_merge(render: Render, answers: Answers) -> None:
-    """An owner's line lands where it was written: no six lines stand in a file twice."""
-    for name in SHIPPING:
-        if (path := render(**answers) / name).exists():
+    """An owner's line lands where it was written: no six lines stand in a shared file twice."""
+    folder = render(**answers)
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if path.is_file() and not is_yours(name) and not name.startswith(TEMPLATES):
             lines = path.read_text(encoding="utf-8").splitlines()
             windows = ["\n".join(lines[n : n + 6]) for n in range(len(lines) - 5)]
             assert len(windows) == len(set(windows)), name

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,18 @@ import copier
 import pytest
 
 from tests.conftest import Render, commit, git, manifest
+from tests.owner import Work, change, is_yours
+from tests.releases import NEWEST, history, releases
+from tests.test_variants import PYTEST, postgresql, run
+from tests.variants import DOMAINS, PROFILES, REFERENCES, ROOT, Answers, valid
+
+__all__ = ["postgresql"]
+VARIANTS: dict[str, Answers] = {
+    **REFERENCES,
+    "replicas-redis": REFERENCES["replicas-redis"] | {"ci": "gitlab", "package_manager": "poetry"},
+    "taskiq": REFERENCES["taskiq"] | {"kubernetes": True, "package_manager": "pip"},
+    "everything-off": REFERENCES["everything-off"] | {"docker": False, "ci": "none"},
+}
 
 
 @pytest.fixture
@@ -20,18 +35,20 @@ def service(released: Path, tmp_path: Path) -> Path:
     return start(released, tmp_path / "service")
 
 
-def start(released: Path, folder: Path, **answers: Any) -> Path:
+def start(template: Path, folder: Path, version: str = "v1.0.0", **answers: Any) -> Path:
     with contextlib.redirect_stderr(io.StringIO()):
         copier.run_copy(
-            str(released), folder, data=answers, defaults=True, quiet=True, vcs_ref="v1.0.0"
+            str(template), folder, data=answers, defaults=True, quiet=True, vcs_ref=version
         )
     commit(folder)
     return folder
 
 
-def update(folder: Path, **answers: Any) -> None:
+def update(folder: Path, vcs_ref: str | None = None, **answers: Any) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
-        copier.run_update(folder, data=answers, defaults=True, overwrite=True, quiet=True)
+        copier.run_update(
+            folder, data=answers, defaults=True, overwrite=True, quiet=True, vcs_ref=vcs_ref
+        )
     assert git("ls-files", "--unmerged", cwd=folder) == ""
     for path in folder.rglob("*"):
         if path.is_file() and ".git" not in path.parts:
@@ -39,47 +56,13 @@ def update(folder: Path, **answers: Any) -> None:
             assert not re.search(rb"^(<<<<<<<|>>>>>>>) ", path.read_bytes(), re.MULTILINE), path
 
 
-def change(path: Path, before: str, after: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert before in text, f"{before!r} is not in {path}"
-    path.write_text(text.replace(before, after, 1), encoding="utf-8")
-
-
 def test_an_update_to_the_same_version_changes_nothing(service: Path) -> None:
     update(service)
     assert git("status", "--porcelain", cwd=service) == ""
 
 
-def test_an_owners_work_survives_an_update(service: Path, released: Path) -> None:
-    (service / "app/jobs/billing.py").write_text('"""Mine."""\n')
-    (service / "app/jobs/statistics.py").unlink()
-    change(service / "app/jobs/contracts.py", "timeout=240", "timeout=300")
-    change(service / "app/settings.py", "    # yours\n", '    # yours\n    bucket: str = "x"\n')
-    change(service / "app/main.py", "app = create_app()", 'app = create_app()\napp.title = "Mine"')
-    change(service / "pyproject.toml", "    # yours\n", '    # yours\n    "stamina>=25",\n')
-    change(service / "pyproject.toml", 'version = "0.1.0"', 'version = "3.2.0"')
-    change(service / "Makefile", "# yours\n", "# yours\n\ndeploy:\n\techo mine\n")
-    change(service / ".gitignore", "# yours\n", "# yours\n/notes/\n")
-    ci = service / ".github/workflows/ci.yml"
-    change(ci, "          # yours\n", "          # yours\n          - deploy\n")
-    change(
-        ci,
-        "\n  # yours\n",
-        "\n  # yours\n\n  publish:\n    uses: ./.github/workflows/publish.yml\n",
-    )
-    compose = service / "compose.yaml"
-    change(compose, "    # yours\n", "    # yours\n    BUCKET: x\n")
-    change(compose, "\n  # yours\n", "\n  # yours\n\n  mail:\n    image: mailpit\n")
-    change(service / "Dockerfile", "# yours\n", "# yours\nCOPY fonts fonts\n")
-    (service / "README.md").write_text("# Ours now\n")
-    commit(service)
-    yours = {
-        name: digest
-        for name, digest in manifest(service).items()
-        if name.startswith(("app/jobs", "app/services", "app/api", "app/main", "app/settings"))
-        or name in ("README.md", "tests/test_contracts.py")
-    }
-
+def test_what_both_sides_change_is_merged(service: Path, released: Path) -> None:
+    work = Work(service)
     template = released / "template"
     change(template / "pyproject.toml.jinja", '"cronsim>=2.7"', '"cronsim>=2.8"')
     change(template / "app/core/schema.py", "_Id = ", "# Wide enough.\n_Id = ")
@@ -93,48 +76,163 @@ def test_an_owners_work_survives_an_update(service: Path, released: Path) -> Non
     commit(released, "v2.0.0")
     update(service)
 
-    assert {name: manifest(service).get(name) for name in yours} == yours
-    assert not (service / "app/jobs/statistics.py").exists()
-    assert (service / "app/core/news.py").exists()
-    assert "# Wide enough." in (service / "app/core/schema.py").read_text()
-    project = (service / "pyproject.toml").read_text()
-    for kept in ('"cronsim>=2.8"', '"stamina>=25"', 'version = "3.2.0"'):
-        assert kept in project
-    for kept in ("- deploy\n", "publish.yml", "- docs\n"):
-        assert kept in ci.read_text()
-    for kept in ("BUCKET: x", "image: mailpit", "stop_grace_period: 60s"):
-        assert kept in compose.read_text()
-    for kept in ("COPY fonts fonts", "COPY docs docs"):
-        assert kept in (service / "Dockerfile").read_text()
-    assert "echo mine" in (service / "Makefile").read_text()
-    assert "/notes/" in (service / ".gitignore").read_text()
+    work.assert_is_kept()
+    for name, news in {
+        "app/core/news.py": "New.",
+        "app/core/schema.py": "# Wide enough.",
+        "pyproject.toml": '"cronsim>=2.8"',
+        ".github/workflows/ci.yml": "- docs\n",
+        "compose.yaml": "stop_grace_period: 60s",
+        "Dockerfile": "COPY docs docs",
+    }.items():
+        assert news in (service / name).read_text(encoding="utf-8"), name
+
+
+@pytest.fixture(scope="session")
+def repository(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template with all its releases; the working tree is the newest."""
+    return history(snapshot, tmp_path_factory.mktemp("releases") / "template")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("version", releases())
+def test_a_service_of_each_release_is_updated_and_loses_nothing(
+    repository: Path, tmp_path: Path, version: str, variant: str, request: pytest.FixtureRequest
+) -> None:
+    answers = VARIANTS[variant]
+    service = start(repository, tmp_path / "service", version, **answers)
+    work = Work(service)
+    newest = version == list(releases())[-1]  # the older ones did so when they were the newest
+    if newest:
+        its_suite_is_green(service, answers, request)
+    update(service, vcs_ref=NEWEST)
+    work.assert_is_kept()
+    if newest:
+        commit(service)
+        its_suite_is_green(service, answers, request)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("version", releases())
+def test_a_service_that_nobody_touched_becomes_the_fresh_rendering(
+    repository: Path, tmp_path: Path, render: Render, version: str, variant: str
+) -> None:
+    service = start(repository, tmp_path / "service", version, **VARIANTS[variant])
+    before = manifest(service)
+    update(service, vcs_ref=NEWEST)
+    after, fresh = manifest(service), manifest(render(**VARIANTS[variant]))
+    assert not_yours(after) == not_yours(fresh)
+    assert {n: h for n, h in after.items() if is_yours(n)} == {
+        n: h for n, h in before.items() if is_yours(n)
+    }
+
+
+def not_yours(files: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in files.items() if not is_yours(name)}
+
+
+def its_suite_is_green(folder: Path, answers: Answers, request: pytest.FixtureRequest) -> None:
+    sqlite = 'DATABASE = "sqlite"' in (folder / "app/core/wiring.py").read_text(encoding="utf-8")
+    url = {} if sqlite else {"DATABASE_URL": request.getfixturevalue("postgresql")}
+    run(folder, answers, *PYTEST, **url)
+
+
+def switches() -> Iterator[tuple[Answers, Answers]]:
+    """Each answer to each question with choices, changed to each other one, alone."""
+    for name, values in DOMAINS.items():
+        for before, after in itertools.permutations(values, 2):
+            for database in DOMAINS["database"]:
+                base = {"profile": "custom", **PROFILES["custom"], "database": database}
+                if (
+                    name != "profile"
+                    and valid(base | {name: before})
+                    and valid(base | {name: after})
+                ):
+                    yield base | {name: before}, {name: after}
+                    break
+
+
+@pytest.fixture(scope="session")
+def current(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as it is, released as v1.0.0; not to be changed."""
+    folder = tmp_path_factory.mktemp("current") / "template"
+    shutil.copytree(snapshot, folder)
+    commit(folder, "v1.0.0")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    list(switches()),
+    ids=lambda answers: "-".join(map(str, answers.values())),
+)
+def test_a_changed_answer_gives_the_fresh_rendering_and_the_owners_work(
+    current: Path, tmp_path: Path, fresh: Render, before: Answers, after: Answers
+) -> None:
+    service = start(current, tmp_path / "service", **before)
+    work = Work(service)
+    had = manifest(service)
+    update(service, **after)
+    other = fresh(**before | after)
+    work.assert_is_kept(other)
+    rendered = manifest(other)
+    commit(other)
+    Work(other)
+    worked = {name: digest for name, digest in manifest(other).items() if name in had}
+    assert not_yours(manifest(service)) == not_yours(rendered | worked)
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({"lock_backend": "database"}, {"lock_backend": "memory"}),
-        ({"job_store": "memory"}, {"job_store": "database"}),
-        ({"executor": "asyncio"}, {"executor": "threadpool"}),
         ({"database": "sqlite"}, {"database": "postgresql"}),
-        ({"database": "postgresql"}, {"database": "sqlite"}),
-        ({"license": "MIT"}, {"license": "none"}),
-        ({"python_version": "3.11"}, {"python_version": "3.13"}),
-        ({"package_manager": "uv"}, {"package_manager": "pip"}),
-        ({"package_manager": "pip"}, {"package_manager": "poetry"}),
-        ({"package_manager": "poetry"}, {"package_manager": "uv"}),
-        ({"docker": True}, {"docker": False}),
-        ({"kubernetes": False}, {"kubernetes": True}),
-        ({"ci": "github"}, {"ci": "gitlab"}),
-        ({"ci": "none"}, {"ci": "github"}),
+        ({"database": "postgresql"}, {"job_store": "redis"}),
+        ({"database": "postgresql"}, {"executor": "procrastinate"}),
+        ({"lock_backend": "database"}, {"lock_backend": "memory"}),
     ],
     ids=str,
 )
-def test_a_changed_answer_gives_the_fresh_rendering_in_what_is_not_yours(
-    released: Path, tmp_path: Path, render: Render, before: dict[str, Any], after: dict[str, Any]
+def test_the_suite_is_green_after_a_change_of_backends(
+    current: Path,
+    tmp_path: Path,
+    before: Answers,
+    after: Answers,
+    request: pytest.FixtureRequest,
 ) -> None:
-    service = start(released, tmp_path / "service", profile="custom", **before)
+    service = start(current, tmp_path / "service", profile="custom", **before)
+    Work(service)
     update(service, **after)
-    fresh = manifest(render(profile="custom", **after))
-    yours = "README.md"  # rendered once; it is the owner's to correct
-    assert manifest(service) | {yours: ""} == fresh | {yours: ""}
+    its_suite_is_green(service, before | after, request)
+
+
+def test_the_example_appears_when_it_is_asked_for_and_stays_deleted_later(
+    released: Path, tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
+) -> None:
+    service = start(released, tmp_path / "service", example=False)
+    Work(service)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        copier.run_update(service, data={"example": True}, defaults=True, overwrite=True)
+    fields = (ROOT / "template/app/settings.py").read_text(encoding="utf-8")
+    assert fields in said.getvalue()  # the owner's to take over, for that file is the owner's
+    body = fields.partition("class Settings(CoreSettings):\n")[2]
+    text = (service / "app/settings.py").read_text(encoding="utf-8")
+    head, _, yours = text.partition("class Settings(CoreSettings):\n    pass\n\n    # yours\n")
+    imports = "from pydantic import Field, SecretStr\n\nfrom app.core"
+    settings = f"{head}class Settings(CoreSettings):\n{yours}\n{body}"
+    (service / "app/settings.py").write_text(settings.replace("from app.core", imports, 1))
+    assert (service / "app/jobs/contracts.py").exists()
+    its_suite_is_green(service, {"example": True}, request)
+    commit(service)
+
+    (service / "app/jobs/statistics.py").unlink()
+    commit(service)
+    change(released / "template/app/jobs/statistics.py", "Statistics over", "More statistics over")
+    change(released / "template/app/jobs/contracts.py", "Keep the public", "Always keep the public")
+    commit(released, "v2.0.0")
+    before = manifest(service)
+    for example in (True, False, True):
+        update(service, example=example)
+        after = manifest(service)
+        assert [n for n in before if is_yours(n) and before[n] != after.get(n)] == []
+        assert not (service / "app/jobs/statistics.py").exists()
+        commit(service)

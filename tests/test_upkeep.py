@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import commit, git
-from tests.test_updates import change, start
+from tests.owner import change
+from tests.test_updates import start
 
 
 @pytest.fixture

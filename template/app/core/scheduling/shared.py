@@ -10,7 +10,7 @@ from app.core.scheduling.apscheduler_ import not_found
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.declaration import Job, check_json
 from app.core.scheduling.mirror import MirrorStore
-from app.core.scheduling.triggers import Date, Trigger, microseconds
+from app.core.scheduling.triggers import Trigger, microseconds, only_fire_time
 from app.core.stores import Definition, DefinitionChanged
 
 
@@ -40,7 +40,7 @@ class SharedJobs:
             job=job.id,
             kwargs=job.arguments(args or (), kwargs or {}),
             trigger=when.to_json(),
-            fire_time=microseconds(when.at) if isinstance(when, Date) else None,
+            fire_time=only_fire_time(when),
         )
         before = self._mirror.held.get(id)
         definition = await self._mirror.definitions.add(definition, replace=replace_existing)
@@ -83,9 +83,8 @@ class SharedJobs:
         if job_id in self._declared:
             await self._cursors.reschedule(job_id, json.dumps(when.to_json()))
         else:
-            at = microseconds(when.at) if isinstance(when, Date) else None
             definition = await self.get(job_id)
-            await self._change(definition, trigger=when.to_json(), fire_time=at)
+            await self._change(definition, trigger=when.to_json(), fire_time=only_fire_time(when))
 
     async def remove(self, job_id: str) -> None:
         """Remove what was added at run time."""

@@ -173,6 +173,11 @@ class Date(Trigger):
         return {"type": "date", "at": self.at.isoformat()}
 
 
+def only_fire_time(trigger: Trigger) -> int | None:
+    """Of a one-off job, in microseconds; None of a recurring one."""
+    return microseconds(trigger.at.astimezone(UTC)) if isinstance(trigger, Date) else None
+
+
 def _clock_change(
     zone: tzinfo, offset: timedelta, start: datetime, end: datetime
 ) -> datetime | None:

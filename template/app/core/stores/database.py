@@ -82,7 +82,7 @@ class _DatabaseStore:
         async with self._database.writing() as connection:
             await connection.execute(gone)
 
-    async def all(self) -> AsyncIterator[Definition]:
+    async def all(self) -> AsyncIterator[Definition | str]:
         last = ""
         statement = select(job_definitions).where(_row.removed.is_(False)).order_by(_row.id)
         while True:
@@ -90,8 +90,7 @@ class _DatabaseStore:
                 page = statement.where(_row.id > last).limit(_PAGE)
                 rows = (await connection.execute(page)).all()
             for row in rows:
-                if definition := _read(row):
-                    yield definition
+                yield _read(row) or row.id
             if len(rows) < _PAGE:
                 return
             last = rows[-1].id

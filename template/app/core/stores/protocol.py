@@ -60,5 +60,5 @@ class DefinitionStore(Protocol):
 
     async def close(self) -> None: ...
 
-    def all(self) -> AsyncIterator[Definition]:
-        """Every definition, read in pages."""
+    def all(self) -> AsyncIterator[Definition | str]:
+        """Every definition, read in pages; of one that this version cannot read, its id."""

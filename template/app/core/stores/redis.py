@@ -159,13 +159,13 @@ class _RedisStore:
     async def purge(self, version: int) -> None:
         await self._redis.run(_PURGE, _KEYS, version)
 
-    async def all(self) -> AsyncIterator[Definition]:
+    async def all(self) -> AsyncIterator[Definition | str]:
         last = 0
         while True:
             *_, page = await self._read(_PAGE_OF, last, _PAGE)
-            for _, _, definition in page:
-                if definition and not definition.removed:
-                    yield definition
+            for id, _, definition in page:
+                if definition is None or not definition.removed:
+                    yield definition or id
             if len(page) < _PAGE:
                 return
             last = page[-1][1]

