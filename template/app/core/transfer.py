@@ -133,9 +133,6 @@ async def _job_store(settings: Settings) -> AsyncIterator[DefinitionStore]:
     store = wiring.store.definitions(settings, database)
     assert store is not None  # a memory store comes without this module
     try:
-        async with database.reading() as connection:
-            if behind := await connection.run_sync(pending):
-                raise Refused(f"the database is behind ({', '.join(behind)}): `make migrate` first")
         yield store
     finally:
         await store.close()
@@ -153,11 +150,22 @@ async def _import(settings: Settings, definitions: Iterable[Definition]) -> str:
     return f"{added} jobs added, {there} were there already"
 
 
+def _check_schema(settings: Settings) -> None:
+    engine = Database(settings, wiring.database.DIALECT).engine
+    try:
+        with engine.connect().execution_options(writes=False) as connection:
+            if behind := pending(connection):
+                raise Refused(f"the database is behind ({', '.join(behind)}): `make migrate` first")
+    finally:
+        engine.dispose()
+
+
 def main(direction: str, name: str) -> None:
     """Ends the process with a message where it cannot be done."""
     file = Path(name)
     try:
         settings = Settings.load()
+        _check_schema(settings)
         if direction == "export":
             with new_file(file) as lines:
                 said = asyncio.run(_export(settings, file, lines))

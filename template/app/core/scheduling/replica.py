@@ -64,8 +64,7 @@ class ReplicaScheduler(PassingScheduler):
         self._runner = runner
         runner.wanted, runner.find = self.wanted, self.find
         self._one_poll = asyncio.Lock()
-        self._polling: asyncio.Task[None] | None = None
-        self._accounted = float("-inf")
+        self._tasks: list[asyncio.Task[None]] = []
         self.last_poll: float | None = None
         self.store_error: str | None = None
         plugs = {name: JobExecutor(runner, name) for name in runner.executors}
@@ -97,11 +96,13 @@ class ReplicaScheduler(PassingScheduler):
 
     def start(self, paused: bool = False) -> None:
         super().start(paused)
-        self._polling = asyncio.create_task(self._poll_forever(), name="scheduler-poll")
+        watching = self._recovery.watch(POLL)
+        self._tasks = list(map(asyncio.create_task, (self._poll_forever(), watching)))
 
     async def stop(self) -> None:
         """Submit nothing more; the runner drains what runs."""
-        await end(self._passing, self._polling)
+        await end(self._passing, *self._tasks)
+        await self._recovery.stop()
         if self.state != STATE_STOPPED:
             self.base_shutdown(wait=False)
 
@@ -125,9 +126,12 @@ class ReplicaScheduler(PassingScheduler):
             try:
                 if self._mirror and await self._mirror.refresh(microseconds(self.clock())):
                     self.wakeup()
+                enough = time.monotonic() + POLL / 2
                 for key in list(self._over):
                     await self._shared.complete(key)
                     self._over.discard(key)
+                    if time.monotonic() > enough:  # the rest next time: this poll is late already
+                        break
                 self.store_error = None
             except Exception as error:
                 self.store_error = str(error) or type(error).__name__
@@ -148,12 +152,9 @@ class ReplicaScheduler(PassingScheduler):
             async for key, own in unhurried(recurring.items())
             if key in rows
         }
-        if self.state != STATE_STOPPED:
-            await self._recovery.take_over()
-            if time.monotonic() - self._accounted > self._settings.lease_seconds / 3:
-                self._accounted = time.monotonic()
-                await self._recovery.catch_up(rows, recurring, effective)
-                await self._retention.sweep()
+        running = self.state != STATE_STOPPED
+        if running and self._recovery.account(rows, recurring, effective):
+            await self._retention.sweep()
         self.last_poll = time.monotonic()
 
     async def _register(self, recurring: Mapping[str, Trigger]) -> None:
