@@ -30,7 +30,7 @@ IN_A_SERVICE: dict[str, tuple[Defect, tuple[str, ...]]] = {
         ("pytest", "-q", "tests/core/test_migrations.py", "-k", "models_agree"),
     ),
     "one run for each fire": (
-        ("app/core/scheduling/claims.py", "= Taken(row.outcome is not None)", "= Won(row.id, row.id)"),
+        ("app/core/scheduling/claims.py", "= Taken(settled=row.outcome is not None)", "= Won(row.id, row.id)"),
         ("pytest", "-q", "tests/core/test_ledger.py", "-k", "won_once", "--hypothesis-seed=0"),
     ),
     "the fence of a transaction": (
@@ -68,6 +68,9 @@ IN_THE_TEMPLATE = {
     "jinja in Python": ("template/app/main.py", '\nX = "{{ database }}"\n'),
     "an unknown name": ("template/README.md.jinja", "\n{{ databse }}\n"),
     "trust": ("copier.yml", '\n_tasks: ["true"]\n'),
+    "a question without use": ("copier.yml", "\nidle:\n  type: str\n  default: x\n"),
+    "much jinja": ("template/README.md.jinja", "{% if docker %}\n{% endif %}\n" * 200),
+    "a long module": ("template/app/core/app.py", "# \n" * 250),
 }
 
 
@@ -105,6 +108,8 @@ def test_the_template_objects_to(
         source.write(addition)
     config = yaml.safe_load((root / "copier.yml").read_text(encoding="utf-8"))
     monkeypatch.setattr(test_source, "CONFIG", config)
+    asked = {name: it for name, it in config.items() if not name.startswith("_")}
+    monkeypatch.setattr(test_source, "QUESTIONS", asked)
     with pytest.raises(AssertionError):
         every_check(root)
 
@@ -113,3 +118,6 @@ def every_check(root: Path) -> None:
     test_source.test_python_holds_no_jinja_but_in_the_wiring()
     test_source.test_every_name_is_a_question(root / "template/README.md.jinja")
     test_source.test_nothing_needs_trust()
+    test_source.test_every_question_is_used()
+    test_source.test_there_is_little_jinja()
+    test_source.test_no_module_holds_a_second_room()
