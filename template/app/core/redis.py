@@ -11,11 +11,12 @@ from pydantic import SecretStr
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import MovedError, RedisClusterException, RedisError
 from redis.retry import Retry
 
 _TIMEOUT = 2.0
 _NO_URL = (TypeError, ValueError)
+_FAILED = (RedisError, RedisClusterException)
 # A connection that the server closed while it was idle is opened once more; redis-py's own ten
 # attempts held the caller for 59 s while the server was frozen.
 _ATTEMPTS = 1
@@ -51,29 +52,29 @@ class RedisServer:
     async def run(self, script: str, keys: Sequence[str], *arguments: object) -> Any:
         """Run a Lua script; its keys are given without the prefix. Raises `RedisUnavailable`."""
         loop, given = asyncio.get_running_loop(), (self._keys(keys), list(map(str, arguments)))
+        options = {"retry": AsyncRetry(NoBackoff(), _ATTEMPTS), **self._options}
         if loop not in self._of_loops:
-            retry = AsyncRetry(NoBackoff(), _ATTEMPTS)
-            self._of_loops[loop] = Redis.from_url(self._url, retry=retry, **self._options)
+            self._of_loops[loop] = Redis.from_url(self._url, **options)
         with self._answering():
             try:
                 return await self._of_loops[loop].register_script(script)(*given)
             except MovedError:  # it is one of a cluster
                 await self._of_loops[loop].aclose()
-                self._of_loops[loop] = RedisCluster.from_url(self._url, **self._options)
+                self._of_loops[loop] = RedisCluster.from_url(self._url, **options)
             return await self._of_loops[loop].register_script(script)(*given)
 
     def run_sync(self, script: str, keys: Sequence[str], *arguments: object) -> Any:
         """The same for synchronous code, in any thread."""
         given = self._keys(keys), list(map(str, arguments))
+        options = {"retry": Retry(NoBackoff(), _ATTEMPTS), **self._options}
         if self._sync is None:
-            retry = Retry(NoBackoff(), _ATTEMPTS)
-            self._sync = redis.Redis.from_url(self._url, retry=retry, **self._options)
+            self._sync = redis.Redis.from_url(self._url, **options)
         with self._answering():
             try:
                 return self._sync.register_script(script)(*given)
             except MovedError:
                 self._sync.close()
-                self._sync = redis.RedisCluster.from_url(self._url, **self._options)
+                self._sync = redis.RedisCluster.from_url(self._url, **options)
             return self._sync.register_script(script)(*given)
 
     @property
@@ -89,7 +90,7 @@ class RedisServer:
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except RedisError as error:
+        except _FAILED as error:
             raise RedisUnavailable(f"the server of {self._variable}: {error}") from error
 
     async def close(self) -> None:

@@ -1,15 +1,20 @@
 """Locks in Redis or Valkey: what only they can show."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from pydantic import SecretStr
+from redis.exceptions import MovedError
 from sqlalchemy import update
 
+from app.core import redis as core_redis
 from app.core import wiring
 from app.core.database import Database
 from app.core.locks import redis_scripts as scripts
@@ -233,18 +238,113 @@ async def test_many_who_live_do_not_hide_one_who_is_dead(ledger: Ledger) -> None
 
 async def test_a_node_of_a_cluster_is_enough(settings: Settings, database: Database) -> None:
     """The other one has the slot: its clients are told, and ask there."""
-    with cluster() as urls:
-        for url in urls:
-            chosen = settings.model_copy(update={"lock_url": SecretStr(url)})
-            locks = wiring.lock.named_locks(chosen, database)
-            fence = await asyncio.to_thread(locks.acquire, "import", 30)
-            assert fence
-            assert await asyncio.to_thread(locks.acquire, "import", 30) is None
-            await asyncio.to_thread(locks.release, "import", fence)
-            await asyncio.to_thread(locks.close)
-            opened = RedisServer("LOCK_URL", SecretStr(url), "any")
-            assert await opened.run("return redis.call('INCR', KEYS[1])", ["x"])
-            await opened.close()
+    for number, url in enumerate(cluster()):
+        chosen = settings.model_copy(update={"lock_url": SecretStr(url)})
+        locks = wiring.lock.named_locks(chosen, database)
+        fence = await asyncio.to_thread(locks.acquire, "import", 30)
+        assert fence
+        assert await asyncio.to_thread(locks.acquire, "import", 30) is None
+        await asyncio.to_thread(locks.release, "import", fence)
+        await asyncio.to_thread(locks.close)
+        ledger = wiring.lock.ledger(chosen, database, "a")
+        at = await now(ledger)
+        fires = [Fire(f"job{number}{other}", at, "x") for other in "ab"]
+        won, lost = await ledger.claim(fires[:1]), await ledger.claim(fires[1:])
+        assert isinstance(won[0], Won)
+        assert lost == [Refused("skipped")]
+        assert await ledger.beat([won[0].fence]) == {won[0].fence}
+        assert await ledger.finish(won[0].fence, "succeeded", attempt=1) == "succeeded"
+        await ledger.close()
+
+
+async def test_a_frozen_node_of_a_cluster_is_named_soon_and_nothing_is_ready(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one answers all the same: it has none of our keys."""
+    monkeypatch.setattr(core_redis, "_TIMEOUT", 0.5)
+    owner, _, other = nodes()
+    chosen = settings.model_copy(update={"lock_url": SecretStr(other)})
+    locks = wiring.lock.named_locks(chosen, database)
+    ledger = wiring.lock.ledger(chosen, database, "a")
+    await ledger.check()
+    assert await asyncio.to_thread(locks.acquire, "before", 30)
+    with frozen(owner):
+        for call in (ledger.check(), asyncio.to_thread(locks.acquire, "meanwhile", 30)):
+            async with asyncio.timeout(3):  # redis-py's own attempts take longer
+                with pytest.raises(RedisUnavailable, match="the server of LOCK_URL"):
+                    await call
+    await ledger.check()
+    assert await asyncio.to_thread(locks.acquire, "after", 30)
+    await asyncio.to_thread(locks.close)
+    await ledger.close()
+
+
+async def test_a_cluster_none_of_whose_nodes_answers_is_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_redis, "_TIMEOUT", 0.1)
+    owner, other, url = nodes()
+    opened = RedisServer("LOCK_URL", SecretStr(url), settings.service_name)
+    script = "return redis.call('EXISTS', KEYS[1])"
+    await opened.run(script, ["fence"])
+    await asyncio.to_thread(opened.run_sync, script, ["fence"])
+    with frozen(owner), frozen(other):
+        for _ in range(2):  # what was known of the cluster is forgotten in between
+            with pytest.raises(RedisUnavailable, match="the server of LOCK_URL"):
+                await opened.run(script, ["fence"])
+            with pytest.raises(RedisUnavailable, match="the server of LOCK_URL"):
+                await asyncio.to_thread(opened.run_sync, script, ["fence"])
+    opened.close_sync()
+    await opened.close()
+
+
+def nodes() -> tuple[int, int, str]:
+    """The processes of the node that has our keys and of the other one, and the other's URL."""
+    one, two = cluster()
+    with redis.Redis.from_url(one) as client:
+        try:
+            client.exists(f"{PREFIX}fence")
+        except MovedError:
+            one, two = two, one
+    return process(one), process(two), two
+
+
+def process(url: str) -> int:
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        return int(client.info("server")["process_id"])
+
+
+@contextmanager
+def frozen(process: int) -> Iterator[None]:
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+async def test_a_silent_server_holds_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert core_redis._TIMEOUT < 5  # readiness gives up at that age
+    monkeypatch.setattr(core_redis, "_TIMEOUT", 0.05)
+    leaving = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await leaving.wait()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1") as silent:
+        port = silent.sockets[0].getsockname()[1]
+        opened = RedisServer("LOCK_URL", SecretStr(f"redis://127.0.0.1:{port}/0"), "any")
+        for call in (
+            opened.run("return 1", []),
+            asyncio.to_thread(opened.run_sync, "return 1", []),
+        ):
+            async with asyncio.timeout(3):  # redis-py's own time-out is 5 s
+                with pytest.raises(RedisUnavailable, match=r"the server of LOCK_URL: .*imeout"):
+                    await call
+        opened.close_sync()
+        await opened.close()
+        leaving.set()
 
 
 async def test_a_holder_that_beats_again_keeps_its_run_from_who_saw_it_dead(

@@ -66,7 +66,8 @@ class RedisLedger(Ledger):
         self._freeing = Together(self._free)
 
     async def check(self) -> None:
-        await self._redis.run("return 1", [])
+        # With a key of ours: else any node of a cluster answers, and not the one that is asked.
+        await self._redis.run(scripts.CHECK, ["fence"])
 
     async def close(self) -> None:
         await self._redis.close()

@@ -5,6 +5,7 @@ worth "fence:owner", or "done".
 """
 
 DONE = "done"
+CHECK = "return redis.call('EXISTS', KEYS[1])"
 GRANT = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]

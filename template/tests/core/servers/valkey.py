@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from itertools import count
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -31,6 +32,7 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
 end
 """
 _started: list[Any] = []
+_started_in_cluster: list[Any] = []
 
 
 def new(variable: str) -> str:
@@ -84,10 +86,11 @@ def apart() -> Iterator[tuple[str, Outage]]:
         server.stop()
 
 
-@contextmanager
-def cluster() -> Iterator[list[str]]:
-    """The URLs of two nodes, each with half of the slots."""
+@cache
+def cluster() -> list[str]:
+    """The URLs of two nodes, each with half of the slots; they stay until the tests end."""
     nodes = [_server(cluster=True) for _ in range(2)]
+    _started_in_cluster.extend(nodes)
     clients: list[Any] = [redis.Redis(port=node.port, decode_responses=True) for node in nodes]
     clients[0].execute_command("CLUSTER ADDSLOTSRANGE", 0, 8191)
     clients[1].execute_command("CLUSTER ADDSLOTSRANGE", 8192, 16383)
@@ -97,12 +100,9 @@ def cluster() -> Iterator[list[str]]:
     while any(c.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for c in clients):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    try:
-        yield [f"{node.connection_url}/0" for node in nodes]
-    finally:
-        for client, node in zip(clients, nodes, strict=True):
-            client.close()
-            node.stop()
+    for client in clients:
+        client.close()
+    return [f"{node.connection_url}/0" for node in nodes]
 
 
 def _free_port() -> int:
