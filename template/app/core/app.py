@@ -27,6 +27,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         try:
             settings = Settings.load()
+            settings.check_servers()
         except InvalidSettings as error:
             sys.exit(f"The service cannot start with these settings:\n{error}")
     configure_logging(settings)

@@ -55,11 +55,13 @@ async def _scheduler(service: Service, enabled: bool) -> str:
     """Not `.running`: that stays true when the passes have stopped."""
     if not enabled:
         return "disabled"
-    try:
-        async with asyncio.timeout(_TIMEOUT):
-            await service.ledger.check()
-    except (OSError, TimeoutError) as error:
-        return f"nothing can be claimed: {error or type(error).__name__}"
+    checks = {"claimed": service.ledger.check, "sent to workers": service.engine.check}
+    for what, check in checks.items():
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await check()
+        except (OSError, TimeoutError) as error:
+            return f"nothing can be {what}: {str(error) or type(error).__name__}"
     scheduler = service.scheduler
     if scheduler.store_error:
         return f"the job store does not answer: {scheduler.store_error}"

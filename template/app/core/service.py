@@ -39,8 +39,8 @@ class Service:
         replica = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self.ledger = wiring.lock.ledger(settings, self.database, replica)
         self._executors = local_executors(settings, self.database)
-        engine = wiring.engine.engine(settings, self.database)
-        self.runner: Runner = _runners.make_runner(self.ledger, self._executors, engine)
+        self.engine = wiring.engine.engine(settings, self.database)
+        self.runner: Runner = _runners.make_runner(self.ledger, self._executors, self.engine)
         self.definitions = wiring.store.definitions(settings, self.database)
         self.scheduler = ServiceScheduler(
             settings,

@@ -13,6 +13,14 @@ class InvalidSettings(ValueError):
     """An environment variable holds a value that the service cannot run with."""
 
 
+_HERE: Any = {"on_this_machine": True}
+
+
+def on_this_machine(url: str) -> Any:
+    """The default address of a server that developers and tests have at hand."""
+    return Field(default=SecretStr(url), json_schema_extra=_HERE)
+
+
 class ServiceSettings(BaseSettings):
     """Each field is the environment variable of the same name in capitals; `.env` is read too.
 
@@ -92,6 +100,17 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             lines = (_explain(cls, problem) for problem in error.errors())
             raise InvalidSettings("\n".join(lines)) from None
+
+    def check_servers(self) -> None:
+        """Raises `InvalidSettings` where a server would be looked for on the wrong machine."""
+        fields = type(self).model_fields.items()
+        unset = {name for name, field in fields if field.json_schema_extra == _HERE}
+        names = ", ".join(sorted(name.upper() for name in unset - self.model_fields_set))
+        if names and self.environment not in ("local", "test"):
+            raise InvalidSettings(
+                f"{names} must be set where ENVIRONMENT={self.environment!r}: 127.0.0.1 is the "
+                f"default in local and test only; for example redis://:password@host:6379/0"
+            )
 
     @property
     def local(self) -> bool:

@@ -122,6 +122,7 @@ class Worker(Service):
 async def _main() -> None:
     try:
         settings = Settings.load()
+        settings.check_servers()
     except InvalidSettings as error:
         sys.exit(f"The worker cannot start with these settings:\n{error}")
     configure_logging(settings)

@@ -31,10 +31,10 @@ from app.core.service import Service
 from app.settings import Settings
 
 servers = importlib.import_module(f"tests.core.servers.{wiring.DATABASE}")
-_FURTHER = [
+FURTHER = [
     name for name in Settings.model_fields if re.fullmatch("(job_store|lock|broker)_url", name)
 ]
-_further = importlib.import_module("tests.core.servers.valkey") if _FURTHER else None
+_further = importlib.import_module("tests.core.servers.valkey") if FURTHER else None
 # Tests read nothing of the developer's: no .env, and no variables but the server's, read above.
 Settings.model_config["env_file"] = None
 for _name in Settings.model_fields:
@@ -48,14 +48,14 @@ Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
 
 def further_urls() -> dict[str, SecretStr]:
     """Of the servers beside the database that this service needs, each with nothing on it."""
-    return {name: SecretStr(_further.new(name.upper())) for name in _FURTHER if _further}
+    return {name: SecretStr(_further.new(name.upper())) for name in FURTHER if _further}
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
     """For a process of the service on the same servers."""
     urls = {
         name.upper(): getattr(settings, name).get_secret_value()
-        for name in ("database_url", *_FURTHER)
+        for name in ("database_url", *FURTHER)
     }
     path = os.pathsep.join(filter(None, sys.path))
     return {**os.environ, **urls, "PYTHONPATH": path, **more}
@@ -66,7 +66,7 @@ def servers_apart(folder: Path) -> Iterator[tuple[dict[str, str], Outages]]:
     """The settings for servers of the test's own, and what takes each of them away for a while."""
     with ExitStack() as stack:
         started = {"database_url": stack.enter_context(servers.apart(folder))}
-        for name in _FURTHER:
+        for name in FURTHER:
             if _further:
                 started[name] = stack.enter_context(_further.apart())
         urls = {name: url for name, (url, _) in started.items()}
@@ -79,7 +79,7 @@ def time_goes_by(settings: Settings, database: Database, seconds: float) -> None
     with database.engine.begin() as connection:
         nearer = update(job_runs).where(until > 0).values(lease_until=until - int(seconds * 1e6))
         connection.execute(nearer)
-    for name in _FURTHER:
+    for name in FURTHER:
         if _further:
             _further.time_goes_by(getattr(settings, name).get_secret_value(), seconds)
 

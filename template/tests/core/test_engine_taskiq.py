@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
 from redis.asyncio import Redis
 from taskiq import AsyncBroker
@@ -15,6 +16,7 @@ from taskiq_redis import ListQueueBroker
 
 from app import broker
 from app.core import wiring
+from app.core.app import create_app
 from app.core.database import Database
 from app.core.executors import taskiq_
 from app.settings import Settings
@@ -143,6 +145,28 @@ async def test_sending_to_a_broker_that_is_away_fails(settings: Settings, line: 
     await engine.open()
     await engine.committed([message()])
     await engine.close()
+
+
+async def test_a_broker_is_well_until_sending_fails_and_again_when_it_answers(
+    settings: Settings, line: Cable
+) -> None:
+    engine = engines.engine(at(settings, line.url), Database(settings, wiring.database.DIALECT))
+    await engine.check()
+    line.cut()
+    with pytest.raises(ConnectionError, match="BROKER_URL"):
+        await engine.committed([message()])
+    with pytest.raises(ConnectionError, match="BROKER_URL"):
+        await engine.check()
+    line.mend()
+    await engine.check()
+    await engine.close()
+
+
+def test_a_service_whose_broker_nobody_listens_at_is_not_ready(settings: Settings) -> None:
+    with TestClient(create_app(at(settings, "redis://127.0.0.1:1/0"))) as client:
+        response = client.get("/health/ready")
+        assert response.status_code == 503
+        assert "nothing can be sent to workers: the broker of BROKER_URL" in response.text
 
 
 async def test_sending_to_a_broker_that_does_not_answer_ends_in_time(

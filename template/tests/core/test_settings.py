@@ -3,11 +3,14 @@
 import pickle
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from app.core.settings import InvalidSettings
+from app.core.settings import InvalidSettings, on_this_machine
 from app.settings import Settings
+from tests.core.fixtures import FURTHER
 
 CANARY = "canary-4711-secret"
 
@@ -50,6 +53,29 @@ def test_the_process_ends_with_the_message_and_no_traceback(
     monkeypatch.setenv("LEASE_SECONDS", "soon")
     with pytest.raises(SystemExit, match="cannot start with these settings:\nLEASE_SECONDS='soon'"):
         runpy.run_module("app.main")
+
+
+def test_a_server_is_looked_for_on_this_machine_in_local_and_test_only(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Serving(Settings):
+        mail_url: SecretStr = on_this_machine("smtp://127.0.0.1")
+
+    names = sorted(name.upper() for name in ("mail_url", *FURTHER))
+    given: dict[str, Any] = {"database_url": settings.database_url}
+    for environment in ("production", "staging"):
+        unset = Serving(**given, environment=environment)
+        needed = f"{', '.join(names)} must be set where ENVIRONMENT='{environment}': .*for example"
+        with pytest.raises(InvalidSettings, match=needed):
+            unset.check_servers()
+    for environment in ("local", "test"):
+        Serving(**given, environment=environment).check_servers()
+    urls: dict[str, Any] = {name.lower(): SecretStr("redis://127.0.0.1:6379/0") for name in names}
+    Serving(**given, **urls, environment="production").check_servers()
+    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
+    for name in FURTHER:
+        with pytest.raises(SystemExit, match=f"{name.upper()}.* must be set"):
+            runpy.run_module("app.main")
 
 
 def test_levels_and_formats_are_read_in_any_case(

@@ -20,6 +20,9 @@ class Engine(Protocol):
     async def open(self) -> None:
         """Connect. Raises what the broker raises, and may be called again then."""
 
+    async def check(self) -> None:
+        """Raises what the broker raises, if it is known to be away."""
+
     async def close(self) -> None:
         """Close what is open."""
 

@@ -10,9 +10,15 @@ class EngineSettings(ServiceSettings):
     """There is nothing to set."""
 
 
-def engine(settings: EngineSettings, database: Database) -> object:
-    """None."""
-    return None
+class NoEngine:
+    """Carries nothing, and so lacks nothing."""
+
+    async def check(self) -> None:
+        """It has no broker that could be away."""
+
+
+def engine(settings: EngineSettings, database: Database) -> NoEngine:
+    return NoEngine()
 
 
 def pending(connection: Connection) -> list[str]:

@@ -58,6 +58,9 @@ class _Procrastinate:
     async def open(self) -> None:
         """It sends through the connections of the service."""
 
+    async def check(self) -> None:
+        """Its queue is away when the database is."""
+
     async def close(self) -> None:
         """`serve` closes what it opens."""
 

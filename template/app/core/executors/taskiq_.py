@@ -20,7 +20,7 @@ from taskiq.receiver import Receiver
 from app import broker
 from app.core.database import Database
 from app.core.executors.engine import Engine, Handle, Message, message_id
-from app.core.settings import ServiceSettings
+from app.core.settings import ServiceSettings, on_this_machine
 
 _log = logging.getLogger(__name__)
 _TASK = "run"
@@ -29,7 +29,7 @@ _RETRY = 1.0
 
 
 class EngineSettings(ServiceSettings):
-    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/2")
+    broker_url: SecretStr = on_this_machine("redis://127.0.0.1:6379/2")
 
     @field_validator("broker_url")
     @classmethod
@@ -59,10 +59,18 @@ class _Taskiq:
 
     def __init__(self, broker: AsyncBroker) -> None:
         self._broker = broker
+        self._well = False
 
     async def open(self) -> None:
+        if self._well:  # some brokers connect once more each time
+            return
         async with _answering():
             await self._broker.startup()
+        self._well = True
+
+    async def check(self) -> None:
+        # taskiq has no question for a broker: it is well until it fails.
+        await self.open()
 
     async def close(self) -> None:
         await self._broker.shutdown()
@@ -71,10 +79,14 @@ class _Taskiq:
         """A broker knows nothing of the transaction."""
 
     async def committed(self, messages: Sequence[Message]) -> None:
-        async with _answering():
-            for message in messages:
-                kicker: AsyncKicker[[str], None] = AsyncKicker(_TASK, self._broker, {})
-                await kicker.with_task_id(message_id(message)).kiq(json.dumps(dict(message)))
+        try:
+            async with _answering():
+                for message in messages:
+                    kicker: AsyncKicker[[str], None] = AsyncKicker(_TASK, self._broker, {})
+                    await kicker.with_task_id(message_id(message)).kiq(json.dumps(dict(message)))
+        except ConnectionError:
+            self._well = False
+            raise
 
     async def serve(self, slots: int, handle: Handle, stopping: asyncio.Event) -> None:
         async def run(message: str) -> None:
@@ -103,6 +115,7 @@ class _Taskiq:
                         running.add(asyncio.create_task(_run(receiver, message)))
                         await _free_slot(running, slots)
             except Exception as error:  # each broker has its own
+                self._well = False
                 _log.warning("the broker does not answer: %r", error)
             await asyncio.sleep(_RETRY)
 

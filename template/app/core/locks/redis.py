@@ -23,7 +23,7 @@ from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.named_lock import NamedLocks
 from app.core.scheduling.statements import EARLY
 from app.core.scheduling.together import Together
-from app.core.settings import ServiceSettings
+from app.core.settings import ServiceSettings, on_this_machine
 
 _log = logging.getLogger(__name__)
 _REMEMBERED = 60.0
@@ -31,7 +31,7 @@ _REMEMBERED = 60.0
 
 
 class LockSettings(ServiceSettings):
-    lock_url: SecretStr = SecretStr("redis://127.0.0.1:6379/1")
+    lock_url: SecretStr = on_this_machine("redis://127.0.0.1:6379/1")
 
     @field_validator("lock_url")
     @classmethod

@@ -13,7 +13,7 @@ from pydantic import SecretStr, field_validator
 
 from app.core.database import Database
 from app.core.redis import RedisServer, redis_url
-from app.core.settings import ServiceSettings
+from app.core.settings import ServiceSettings, on_this_machine
 from app.core.stores import Definition, DefinitionChanged, DefinitionStore
 from app.core.stores.protocol import Changes
 
@@ -32,7 +32,7 @@ _KEYS = (
 
 
 class StoreSettings(ServiceSettings):
-    job_store_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    job_store_url: SecretStr = on_this_machine("redis://127.0.0.1:6379/0")
 
     @field_validator("job_store_url")
     @classmethod
