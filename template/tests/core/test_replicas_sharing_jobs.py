@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from apscheduler.jobstores.base import JobLookupError
 
-from app.core.scheduling import Job
+from app.core.scheduling import Job, replica
 from app.core.stores import DefinitionChanged
 from tests.core.fixtures import Scheduling
 from tests.core.test_store_shared import held, note
@@ -15,6 +15,17 @@ from tests.core.waiting import until
 
 pytestmark = pytest.mark.anyio
 __all__ = ["note"]
+POLL = replica.POLL  # not that of the tests
+
+
+async def test_a_change_acts_on_all_within_a_few_polls_of_a_second_at_most(
+    scheduling: Scheduling, note: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert POLL < 1
+    monkeypatch.setattr(replica, "POLL", POLL)
+    async with scheduling() as first, scheduling() as second:
+        await first.scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
+        await until(lambda: asyncio.sleep(0, held(second, "hourly")), seconds=10 * POLL)
 
 
 async def test_a_change_on_one_replica_acts_on_all(

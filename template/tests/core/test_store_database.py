@@ -1,5 +1,6 @@
 """Definitions in the database: what only they can show."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from app.core.schema import job_definitions
 from app.core.stores import DefinitionChanged
 from tests.core.fixtures import Scheduling
 from tests.core.forgeries import forgeries, none_runs
-from tests.core.test_store_shared import ids, note
+from tests.core.test_store_shared import held, ids, note
+from tests.core.waiting import until
 
 pytestmark = pytest.mark.anyio
 __all__ = ["note"]
@@ -64,6 +66,18 @@ async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
     assert sorted(kept) == ["code", "junk", "old", "unknown"]
     for row in forged:
         assert f"job {row['id']!r} in the job store is left alone" in caplog.text
+
+
+async def test_a_change_that_this_version_cannot_read_ends_the_job_as_it_was(
+    scheduling: Scheduling, note: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scheduling() as service:
+        add = service.scheduler.add_job_async
+        await add(note, "interval", hours=1, id="job", kwargs={"file": "x"})
+        async with service.database.writing() as connection:
+            await connection.execute(update(job_definitions).values(kwargs="gASV", version=99))
+        await until(lambda: asyncio.sleep(0, held(service, "job") is None))
+    assert "job 'job' in the job store is left alone" in caplog.text
 
 
 async def test_of_a_thousand_forged_entries_none_runs_and_none_is_touched(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import pytest
 import redis
 from pydantic import SecretStr
 
+from app.core import wiring
+from app.core.database import Database
 from app.core.redis import RedisServer
 from app.core.scheduling import Job, interval
-from app.core.stores import DefinitionChanged
+from app.core.stores import Definition, DefinitionChanged
 from app.settings import Settings
 from tests.core.fixtures import Declare, Scheduling, environment
 from tests.core.forgeries import forgeries, none_runs
-from tests.core.servers.valkey import PREFIX
-from tests.core.test_store_shared import held, ids, note
+from tests.core.servers.valkey import PREFIX, cluster
+from tests.core.test_store_shared import held, ids, note, passes
 from tests.core.waiting import succeeded, until
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +91,42 @@ async def test_an_entry_that_cannot_be_read_is_left_alone_and_told_of(
     for id, value in forged.items():
         assert kept[id] == (value if isinstance(value, bytes) else value.encode())
         assert f"job {id!r} in the job store is left alone" in caplog.text
+
+
+async def test_a_change_that_this_version_cannot_read_ends_the_job_as_it_was(
+    scheduling: Scheduling, note: Job, server: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scheduling() as service:
+        add = service.scheduler.add_job_async
+        await add(note, "interval", hours=1, id="job", kwargs={"file": "x"})
+        server.hset(f"{PREFIX}jobs", "job", "1 a gASV")
+        server.zadd(f"{PREFIX}job-versions", {"job": int(server.incr(f"{PREFIX}job-version"))})
+        await until(lambda: asyncio.sleep(0, held(service, "job") is None))
+    assert "job 'job' in the job store is left alone" in caplog.text
+
+
+async def test_a_pass_writes_nothing_there(
+    scheduling: Scheduling, note: Job, server: redis.Redis
+) -> None:
+    async with scheduling() as service:
+        add = service.scheduler.add_job_async
+        await add(note, "interval", hours=1, id="job", kwargs={"file": "x"})
+        before = {str(key): server.dump(str(key)) for key in server.scan_iter()}
+        await passes(service, 5)
+        assert {str(key): server.dump(str(key)) for key in server.scan_iter()} == before
+
+
+async def test_a_node_of_a_cluster_is_enough(settings: Settings) -> None:
+    for url in cluster():
+        chosen = settings.model_copy(update={"job_store_url": SecretStr(url)})
+        store = wiring.store.definitions(chosen, Database(chosen, wiring.database.DIALECT))
+        assert store
+        added = await store.add(Definition("job", "note", {}, HOURLY), replace=True)
+        read = await store.changes(0, 0, 0)
+        assert [definition.version for definition in read.definitions] == [added.version]
+        changed = await store.change(replace(added, paused=True))
+        assert (await store.changes(read.version, 0, 0)).definitions == [changed]
+        await store.close()
 
 
 async def test_of_a_thousand_forged_entries_none_runs_and_none_is_touched(

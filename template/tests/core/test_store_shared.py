@@ -1,17 +1,23 @@
 """Jobs added while the service runs: kept as definitions, for all replicas."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apscheduler.jobstores.base import JobLookupError
+from sqlalchemy import Engine, event
 
-from app.core.scheduling import Job, date, mirror
+from app.core import wiring
+from app.core.database import Database
+from app.core.scheduling import Job, date, interval, mirror
 from app.core.service import Service
-from app.core.stores import DefinitionChanged
+from app.core.stores import Definition, DefinitionChanged, DefinitionStore
+from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Scheduling
 from tests.core.waiting import outcomes, runs, until
@@ -176,6 +182,63 @@ async def test_a_thread_adds_a_job_with_the_plain_call(
         add = service.scheduler.add_job
         job = await asyncio.to_thread(lambda: add(note, kwargs={"file": file}))
         assert await outcomes(service.database, job.id) == ["succeeded"]
+
+
+async def passes(service: Service, count: int) -> None:
+    """Let the replica look for what is due, and for changes, so often."""
+
+    async def moved_on() -> bool:
+        now = service.scheduler.last_pass, service.scheduler.last_poll
+        return now[0] != last[0] and now[1] != last[1]
+
+    for _ in range(count):
+        last = service.scheduler.last_pass, service.scheduler.last_poll
+        service.scheduler.wakeup()
+        await until(moved_on)
+
+
+async def test_a_pass_writes_nothing_into_the_database(scheduling: Scheduling, note: Job) -> None:
+    async with scheduling() as service:
+        add = service.scheduler.add_job_async
+        await add(note, "interval", hours=1, id="job", kwargs={"file": "x"})
+        await passes(service, 2)
+        said: list[str] = []
+
+        def hear(_: Any, __: Any, statement: str, *more: Any) -> None:
+            said.append(statement)
+
+        event.listen(Engine, "before_cursor_execute", hear)
+        try:
+            await passes(service, 5)
+        finally:
+            event.remove(Engine, "before_cursor_execute", hear)
+    assert said
+    assert [each for each in said if re.search("INSERT|UPDATE|DELETE", each)] == []
+
+
+async def test_of_many_who_change_a_job_at_once_one_wins(
+    settings: Settings, database: Database
+) -> None:
+    stores = [wiring.store.definitions(settings, database) for _ in range(4)]
+
+    async def one_of(writes: Callable[[DefinitionStore, int], Awaitable[Definition]]) -> Definition:
+        answers = await asyncio.gather(
+            *(writes(store, n) for n in range(5) for store in stores if store),
+            return_exceptions=True,
+        )
+        lost = [answer for answer in answers if isinstance(answer, DefinitionChanged)]
+        won = [answer for answer in answers if isinstance(answer, Definition)]
+        assert (len(won), len(lost)) == (1, 19), answers
+        assert stores[0]
+        assert await stores[0].get("job") == won[0]
+        return won[0]
+
+    new = Definition("job", "note", {}, interval(hours=1).to_json())
+    added = await one_of(lambda store, n: store.add(replace(new, kwargs={"n": n}), replace=False))
+    await one_of(lambda store, n: store.change(replace(added, kwargs={"n": -n})))
+    for store in stores:
+        assert store
+        await store.close()
 
 
 async def test_a_one_off_job_costs_memory_only_when_it_comes_near(

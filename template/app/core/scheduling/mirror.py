@@ -66,6 +66,7 @@ class MirrorStore(TypedMemoryStore):
         for id in [id for id, version in self._removed.items() if version <= changes.version]:
             del self._removed[id]
         for id in set(changes.unreadable) - self.unreadable:
+            self.drop(id)  # what it was before is not what it is to be
             self._cannot_read(id, "it is not JSON of a definition")
         if moved:
             self._versions.append(changes.version)
