@@ -3,10 +3,12 @@
 import os
 import re
 from typing import Any, ClassVar, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.core.zones import named
 
 
 class InvalidSettings(ValueError):
@@ -66,12 +68,7 @@ class ServiceSettings(BaseSettings):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        try:
-            return ZoneInfo(value).key
-        except (OSError, ValueError, ZoneInfoNotFoundError) as error:
-            raise ValueError(
-                "is not an IANA time zone name; for example Europe/Berlin or UTC"
-            ) from error
+        return named(value).key
 
     @model_validator(mode="after")
     def _window_exceeds_lease(self) -> Self:

@@ -20,6 +20,7 @@ CANARY = "canary-4711-secret"
     [
         ("LEASE_SECONDS", "1", "LEASE_SECONDS='1': .*greater than or equal to 2.*default: 30"),
         ("TIMEZONE", "Mars/Base", "TIMEZONE='Mars/Base': is not an IANA .* Europe/Berlin"),
+        ("TIMEZONE", "localtime", "TIMEZONE='localtime': is not an IANA .* Europe/Berlin"),
         ("MAX_WORKERS", "many", "MAX_WORKERS='many': .*integer.*default: 2"),
         ("LOG_FORMAT", "xml", "LOG_FORMAT='xml': .*'json' or 'console'"),
         ("RETENTION_DAYS", "1", "RETENTION_DAYS=1 must be longer than CATCH_UP_SECONDS=86400"),

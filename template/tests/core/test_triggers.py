@@ -1,6 +1,6 @@
 """Triggers mean what crontab means, and are pure functions of time."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.scheduling import Trigger, cron, date, interval
-from app.core.scheduling.translation import trigger_from_json
+from app.core.scheduling.translation import translate, trigger_from_json
+from app.core.zones import named
 
 ZONES = (
     "Europe/Berlin",
@@ -148,6 +149,22 @@ def test_a_trigger_survives_json(trigger: Trigger) -> None:
     assert trigger_from_json(trigger.to_json()).fingerprint == trigger.fingerprint
 
 
+@pytest.mark.parametrize("name", ["localtime", "posixrules", "Factory", "right/UTC", "", "../x"])
+def test_what_is_no_zone_or_each_hosts_own_is_refused_by_name(name: str) -> None:
+    """Replicas on several hosts would not compute the same instants."""
+    with pytest.raises(ValueError, match="not an IANA time zone name; for example Europe/Berlin"):
+        named(name)
+
+
+@pytest.mark.parametrize("zone", ["localtime", timezone(timedelta(hours=2)), "Mars"])
+def test_a_timezone_of_add_job_has_a_name_that_each_host_knows(zone: object) -> None:
+    refused = r"add_job\(timezone=.*for example Europe/Berlin, UTC or Etc/GMT-2"
+    with pytest.raises(ValueError, match=refused):
+        translate("cron", {"hour": 2, "timezone": zone}, ZoneInfo("UTC"))
+    with pytest.raises(ValueError, match=refused):
+        translate("date", {"run_date": "2030-01-01", "timezone": zone}, ZoneInfo("UTC"))
+
+
 def test_errors_say_what_works() -> None:
     with pytest.raises(ValueError, match=r"at least 0.1 s; for example interval\(minutes=5\)"):
         interval(seconds=0)
@@ -155,6 +172,8 @@ def test_errors_say_what_works() -> None:
         cron("61 * * * *")
     with pytest.raises(ValueError, match=r"timezone='Mars'\): is not an IANA"):
         cron("0 0 * * *", "Mars")
+    with pytest.raises(ValueError, match=r"timezone='localtime'\): is not an IANA"):
+        cron("0 0 * * *", "localtime")
     with pytest.raises(ValueError, match=r"date\('tomorrow'\): ISO 8601"):
         date("tomorrow")
     with pytest.raises(ValueError, match="not a trigger"):

@@ -7,6 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from app.core.scheduling.triggers import Date, Interval, Trigger, cron, date, interval
+from app.core.zones import named
 
 _INTERVAL = ("weeks", "days", "hours", "minutes", "seconds")
 # As APScheduler orders them; what is finer than the finest field given starts at its minimum.
@@ -70,7 +71,10 @@ def _refuse(arguments: Mapping[str, Any], known: tuple[str, ...], trigger: str) 
 
 def _zone(arguments: Mapping[str, Any], default: ZoneInfo) -> ZoneInfo:
     given = arguments.get("timezone")
-    return ZoneInfo(str(given)) if given else default
+    try:
+        return named(str(given)) if given else default
+    except ValueError as error:
+        raise ValueError(f"add_job(timezone={str(given)!r}): {error}") from None
 
 
 def _crontab(arguments: Mapping[str, Any]) -> str:

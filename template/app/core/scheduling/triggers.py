@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from typing import Any, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
+
+from app.core.zones import named
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -234,11 +236,9 @@ def cron(expression: str, timezone: str | None = None) -> Cron:
             f"cron({expression!r}): {error}; for example cron('30 2 * * 1-5')"
         ) from None
     try:
-        return Cron(fields.upper(), ZoneInfo(timezone) if timezone else None)
-    except (OSError, ZoneInfoNotFoundError) as error:
-        raise ValueError(
-            f"cron(timezone={timezone!r}): is not an IANA time zone name; for example Europe/Berlin"
-        ) from error
+        return Cron(fields.upper(), named(timezone) if timezone else None)
+    except ValueError as error:
+        raise ValueError(f"cron(timezone={timezone!r}): {error}") from None
 
 
 def date(at: datetime | str) -> Date:
