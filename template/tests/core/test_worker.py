@@ -112,6 +112,19 @@ async def test_arguments_arrive_and_a_message_that_comes_again_runs_nothing(
         assert len(lines(notes)) == 1
 
 
+async def test_a_message_that_comes_again_takes_over_no_run_that_has_begun(
+    scheduling: Scheduling, notes: Path
+) -> None:
+    async with scheduling() as here:
+        id = await ask(here, brief)
+        (row,) = await until(lambda: runs(here.database, id))
+        queue = Queue(here.ledger)
+        assert await queue.start(row.job, row.fire_time)
+        (begun,) = await runs(here.database, id)
+        assert await queue.start(row.job, row.fire_time) is None
+        assert [after.fence for after in await runs(here.database, id)] == [begun.fence]
+
+
 async def test_what_is_due_while_no_worker_is_there_waits_and_is_sent_again_seldom(
     scheduling: Scheduling, settings: Settings, notes: Path
 ) -> None:
