@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import copier._main
 import pytest
 
 from tests.image import possible
-from tests.variants import ROOT
+from tests.variants import ROOT, command
 
 HERMETIC = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -42,13 +42,34 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What each kind of test took: the time of the suites is the time of the matrix."""
     took: dict[str, list[float]] = {}
+    suites: list[Any] = []
     for report in terminalreporter.getreports("passed"):
         if report.when == "call":
             took.setdefault(report.nodeid.partition("[")[0], []).append(report.duration)
+            suites += [report] if "::test_its_own_suite_is_green[" in report.nodeid else []
     slowest = sorted(took.items(), key=lambda item: -sum(item[1]))[:12]
     terminalreporter.section("seconds of work, by test")
     for name, seconds in slowest:
         terminalreporter.write_line(f"{sum(seconds):7.1f} s  {len(seconds):4} x  {name}")
+    if suites:
+        minutes = (max(each.stop for each in suites) - min(each.start for each in suites)) / 60
+        terminalreporter.write_line(
+            f"From the first of {len(suites)} suites of variants to the end of the last: "
+            f"{minutes:.1f} minutes; 66 in at most 10 on two cores is the goal"
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Of a variant that fails: what renders it alone."""
+    report = yield
+    parameters = getattr(item, "callspec", None)
+    answers = parameters.params.get("answers") if parameters else None
+    if report.failed and answers is not None:
+        report.sections.append(("To render it alone", command(answers)))
+    return report
 
 
 def run(*command: str, cwd: Path, repeat: str = "", **environment: str) -> str:

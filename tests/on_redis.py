@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from tests.conftest import Render
 from tests.test_variants import PYTEST, postgresql, run
@@ -46,7 +47,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 assert server.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        yield f"redis://127.0.0.1:{port}"
+        url = f"redis://127.0.0.1:{port}"
+        with Redis.from_url(url, decode_responses=True) as client:
+            info = client.info("server")
+        assert "valkey_version" not in info, f"{command} is Valkey, which `make test` uses"
+        assert info["redis_version"].startswith("7."), f"{command}: {info['redis_version']}, not 7"
+        yield url
         server.terminate()
 
 

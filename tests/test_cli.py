@@ -91,6 +91,18 @@ def test_a_profile_that_is_changed_later_moves_nothing_and_says_what_would(
         assert (f"copier update {moving}\n" in said) == moves
 
 
+def test_axes_that_were_chosen_beside_the_profile_are_no_news_at_each_update(
+    released: Path, tmp_path: Path
+) -> None:
+    data = ("--data", "profile=replicas-redis", "--data", "executor=taskiq")
+    copier("copy", "--defaults", *data, str(released), "service", cwd=tmp_path)
+    commit(tmp_path / "service")
+    same = ("update", "--defaults", "--vcs-ref", ":current:")
+    said = copier(*same, cwd=tmp_path / "service")
+    assert "executor=taskiq" in said
+    assert "A profile moves no answer" not in said
+
+
 def test_the_working_tree_renders_as_the_release_would(render: Render, tmp_path: Path) -> None:
     copier("copy", "--defaults", "--vcs-ref", "HEAD", str(ROOT), "service", cwd=tmp_path)
     assert manifest(tmp_path / "service") == manifest(render())

@@ -84,11 +84,23 @@ def test_a_reference_variant_works_with_the_lowest_and_the_newest_versions(
     lowest = resolution == "lowest-direct"
     python = pythons()[0 if lowest else -1]
     sync = ("sync", "--quiet", "--resolution", resolution, "--python", python)
-    repeat = f"To repeat it:\n  {command(answers)}\nbut install with: uv {' '.join(sync)}"
+    repeat = f"To repeat it:\n  {command(answers)}\n  cd /tmp/variant && uv {' '.join(sync)}"
     run(UV, *sync, cwd=folder, repeat=repeat)
     if not lowest:
         run("make", "check", cwd=folder, repeat=repeat)
     run(".venv/bin/python", "-m", "pytest", "-q", cwd=folder, repeat=repeat)
+
+
+def test_the_pythons_between_the_oldest_and_the_newest_run_a_suite(
+    snapshot: Path, apart: Path
+) -> None:
+    for python in pythons()[1:-1]:
+        folder = apart / Path(python).name
+        copier("copy", "--defaults", str(snapshot), str(folder), cwd=apart)
+        sync = ("sync", "--quiet", "--python", python)
+        repeat = f"To repeat it:\n  {command({})}\n  cd /tmp/variant && uv {' '.join(sync)}"
+        run(UV, *sync, cwd=folder, repeat=repeat)
+        run(".venv/bin/python", "-m", "pytest", "-q", cwd=folder, repeat=repeat)
 
 
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])

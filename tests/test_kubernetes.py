@@ -19,7 +19,7 @@ OVERLAYS = ("staging", "production")
 
 @pytest.fixture(params=REFERENCES)
 def folder(render: Render, request: pytest.FixtureRequest) -> Path:
-    answers: Answers = REFERENCES[request.param]
+    answers: Answers = REFERENCES[request.param] | {"docker": True}  # it is held against compose
     return render(**answers, kubernetes=True)
 
 

@@ -20,9 +20,10 @@ from tests.test_cli import copier
 from tests.variants import REFERENCES, Answers, covering, name_of
 
 BIN = Path(sys.executable).parent
+FORGES = ("github", "gitlab")
 EACH = pytest.mark.parametrize(
     "answers",
-    [{**answers, "ci": ci} for answers in REFERENCES.values() for ci in ("github", "gitlab")],
+    [{**answers, "docker": True, "ci": ci} for answers in REFERENCES.values() for ci in FORGES],
     ids=name_of,
 )
 # A runner's: git has no identity there.

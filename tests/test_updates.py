@@ -25,7 +25,6 @@ VARIANTS: dict[str, Answers] = {
     **REFERENCES,
     "replicas-redis": REFERENCES["replicas-redis"] | {"ci": "gitlab", "package_manager": "poetry"},
     "taskiq": REFERENCES["taskiq"] | {"kubernetes": True, "package_manager": "pip"},
-    "everything-off": REFERENCES["everything-off"] | {"docker": False, "ci": "none"},
 }
 
 

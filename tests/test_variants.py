@@ -70,7 +70,7 @@ def run(folder: Path, answers: Answers, *arguments: str, **environment: str) -> 
         env={**os.environ, "PYTEST_ADDOPTS": "", **environment},
     )
     output = done.stdout + done.stderr
-    assert done.returncode == 0, f"{output}\n\nTo repeat it:\n  {command(answers)}\n"
+    assert done.returncode == 0, f"{output}\n\nTo repeat it:\n  {command(answers, *what)}\n"
 
 
 def test_the_covering_array_covers_every_valid_tuple() -> None:
@@ -85,6 +85,20 @@ def test_the_covering_array_covers_every_valid_tuple() -> None:
     covered: set[object] = set().union(*map(tuples, covering()))
     assert covered == needed
     assert all(map(valid, covering()))
+
+
+def test_a_variant_that_fails_says_what_renders_it_and_runs_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_planted.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('answers', [{'profile': 'fleet'}])\n"
+        "def test_it(answers): assert not answers\n"
+    )
+    planted = ("-m", "pytest", "-c", os.devnull, "-p", "tests.conftest", str(tmp_path))
+    done = subprocess.run([sys.executable, *planted], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 1
+    assert f"{command({'profile': 'fleet'})}\n" in done.stdout
+    with pytest.raises(AssertionError, match=r"profile=fleet .* install && .*-m no_such_module"):
+        run(tmp_path, {"profile": "fleet"}, "no_such_module")
 
 
 def test_the_axes_are_all_there() -> None:

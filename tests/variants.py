@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import random
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ REFERENCES: dict[str, Answers] = {
         "job_store": "memory",
         "executor": "asyncio",
         "lock_backend": "memory",
+        "docker": False,
         "example": False,
+        "ci": "none",
     },
 }
 DOMAINS = {name: found for name, q in QUESTIONS.items() if (found := choices(q)) is not None}
@@ -135,10 +138,11 @@ def name_of(answers: Answers) -> str:
     return "-".join(str(value) for value in answers.values())
 
 
-def command(answers: Answers) -> str:
-    """What renders this variant and runs its tests, by hand."""
-    data = " ".join(f"--data {name}={value}" for name, value in answers.items())
-    return (
-        f"copier copy --vcs-ref HEAD --defaults {data} . /tmp/variant "
-        "&& make -C /tmp/variant install check test"
-    )
+def command(answers: Answers, *python: str) -> str:
+    """What renders this variant by hand, and runs this in it."""
+    data = " ".join(f"--data {shlex.quote(f'{n}={v}')}" for n, v in answers.items())
+    rendering = f"copier copy --vcs-ref HEAD --defaults {data} . /tmp/variant"
+    if not python:
+        return rendering
+    running = shlex.join([".venv/bin/python", *python])
+    return f"{rendering} && make -C /tmp/variant install && (cd /tmp/variant && {running})"
