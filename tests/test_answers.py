@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import Render
-from tests.variants import AXES, DOMAINS, PROFILES, TEXTS, products, valid
+from tests.variants import AXES, DOMAINS, PROFILES, ROOT, TEXTS, products, valid
 
 GOOD_NAMES = ("a", "billing-jobs", "x1", "json", "test", "class", "a" * 50, "main", "api2-v3")
 BAD_NAMES = (
@@ -56,6 +57,48 @@ def test_a_name_is_kept(render: Render, name: str) -> None:
 def test_a_name_that_cannot_work_is_refused(render: Render, name: str) -> None:
     with pytest.raises(ValueError, match=r"(?s)project_name.*(for example|At most 50)"):
         render(project_name=name)
+
+
+def test_a_name_that_any_variant_installs_is_refused(snapshot: Path, tmp_path: Path) -> None:
+    """What a dependency brings along, too: of two packages of one name only one is installed."""
+    names = installed()
+    assert {"click", "h11", "mako", "starlette"} <= names
+    for name in sorted(names):
+        said = refusal(snapshot, tmp_path / "x", {"project_name": name})
+        assert f"for example {name}-service" in said, f"add {name} to project_name in copier.yml"
+
+
+def installed() -> set[str]:
+    """Whatever a rendered service can install, by the lock that `make` keeps."""
+    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    packages: dict[str, list[dict[str, Any]]] = {}
+    for package in lock["package"]:
+        packages.setdefault(package["name"], []).append(package)
+    (own,) = packages["fastapi-apscheduler-template"]
+    found: set[tuple[str, str]] = set()
+    further = parts(own["dev-dependencies"]["rendered"])
+    while further:
+        found |= further
+        further = {
+            part
+            for name, extra in further
+            for package in packages[name]
+            for part in parts(
+                package.get("optional-dependencies", {}).get(extra, ())
+                if extra
+                else package.get("dependencies", ())
+            )
+        } - found
+    return {name for name, _ in found}
+
+
+def parts(requirements: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Each package, and each of its extras that is asked for."""
+    return {
+        (requirement["name"], extra)
+        for requirement in requirements
+        for extra in ("", *requirement.get("extra", ()))
+    }
 
 
 @pytest.mark.parametrize("question", ["description", "author"])
