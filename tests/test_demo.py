@@ -7,29 +7,52 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.variants import ROOT
+from tools.demo import MARK
 
 DEMO = ROOT / "tools" / "demo.py"
 
 
-def test_the_demo_shows_a_job_that_really_ran(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(DEMO), str(tmp_path / "service")],
-        env={**os.environ, "DEMO_SECONDS": "0.5"},
+def demo(destination: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(DEMO), str(destination)],
+        env={**os.environ, **environment},
         text=True,
         capture_output=True,
         timeout=300,
     )
+
+
+def test_the_demo_shows_a_job_that_really_ran(tmp_path: Path) -> None:
+    service = tmp_path / "service"
+    done = demo(service, DEMO_SECONDS="0.5")
     assert done.returncode == 0, done.stdout + done.stderr
     for expected in ("outcome    succeeded, attempt 1", "stored     61 contracts", "stopped"):
         assert expected in done.stdout
+    assert (service / MARK).exists(), "the next demo may delete it"
 
 
-def test_the_demo_deletes_nothing_that_is_not_its_own(tmp_path: Path) -> None:
-    (tmp_path / "mine").write_text("important")
-    done = subprocess.run(
-        [sys.executable, str(DEMO), str(tmp_path)], text=True, capture_output=True, timeout=60
-    )
+def test_the_demo_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / MARK).touch()
+    (tmp_path / "old").touch()
+    demo(tmp_path, MAKEFLAGS="--dry-run")  # so it ends where it would start what it has rendered
+    assert not (tmp_path / "old").exists()
+    assert (tmp_path / "app/main.py").exists()
+
+
+@pytest.mark.parametrize(
+    "there", [("mine",), (".copier-answers.yml", "app/mine"), (MARK, ".git/HEAD", "mine")], ids=str
+)
+def test_the_demo_deletes_nothing_that_is_not_its_own(
+    tmp_path: Path, there: tuple[str, ...]
+) -> None:
+    """Not somebody's folder, not somebody's service, and no demo that somebody has kept."""
+    for name in there:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("important")
+    done = demo(tmp_path)
     assert done.returncode == 1
-    assert "is no service of ours" in done.stdout
-    assert (tmp_path / "mine").exists()
+    assert "no demo made it" in done.stdout
+    assert all((tmp_path / name).read_text() == "important" for name in there)

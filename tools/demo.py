@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+MARK = ".demo"
 PATIENCE = 60.0
 _started = time.monotonic()
 
@@ -29,15 +30,16 @@ def say(text: str) -> None:
 
 
 def main(destination: Path) -> int:
-    if destination.exists():
-        if not (destination / ".copier-answers.yml").exists():
-            say(f"{destination} exists and is no service of ours: say where with DEST=...")
+    if destination.exists() and any(destination.iterdir()):
+        if not (destination / MARK).exists() or (destination / ".git").exists():
+            say(f"{destination} is there and no demo made it: another one, as DEST=demo-service")
             return 1
         shutil.rmtree(destination)
     say(f"rendering the default service into {destination}")
     copier = str(Path(sys.executable).with_name("copier"))
     source = ("--quiet", "--defaults", "--vcs-ref", "HEAD", str(ROOT))
     subprocess.run([copier, "copy", *source, str(destination)], check=True)
+    (destination / MARK).write_text("`make demo` deletes this folder when it runs again.\n")
     say("installing it (make install)")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
