@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from app.core.logging import log_context
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,5 +36,10 @@ def add_problem_details(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-        _log.error("unhandled error", exc_info=error)
-        return problem(500, "an unexpected error; the log says more")
+        # Starlette calls this outside of every middleware, RequestLog too, so its id is put back.
+        request_id = getattr(request.state, "request_id", "none")
+        with log_context(request_id=request_id):
+            _log.error("unhandled error", exc_info=error)
+        response = problem(500, "an unexpected error; the log says more")
+        response.headers["X-Request-ID"] = request_id
+        return response

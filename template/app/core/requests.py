@@ -16,7 +16,8 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 class RequestLog:
     """Pure ASGI: Starlette's `BaseHTTPMiddleware` costs a service half of its requests a second.
 
-    Takes the caller's `X-Request-ID` if it is harmless, and answers with the id that is used.
+    Takes the caller's `X-Request-ID` if it is harmless, and answers with the id that is used. A
+    route has it as `request.state.request_id`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -38,6 +39,7 @@ class RequestLog:
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
         with log_context(request_id=request_id.decode()):
             try:
                 await self.app(scope, receive, answer)

@@ -43,6 +43,34 @@ def test_a_request_has_an_id_and_one_line(
 
 
 @pytest.mark.parametrize(
+    ("path", "lines"),
+    [
+        ("/items/2", ["yours: inside", "app.requests: request"]),
+        ("/items/0", ["yours: inside", "app.requests: request"]),
+        (
+            "/items/1",
+            ["yours: inside", "app.requests: request", "app.core.problems: unhandled error"],
+        ),
+    ],
+)
+def test_every_line_of_a_request_has_the_id_that_it_answers_with(
+    api: TestClient,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    lines: list[str],
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    configure_logging(settings)
+    response = api.get(path, headers={"X-Request-ID": "from-the-caller"})
+    assert response.headers.get_list("x-request-id") == ["from-the-caller"]
+    written = list(map(json.loads, stream.getvalue().splitlines()))
+    assert [f"{line['logger']}: {line['message']}" for line in written] == lines
+    assert {line["request_id"] for line in written} == {"from-the-caller"}
+
+
+@pytest.mark.parametrize(
     ("path", "status", "detail"),
     [
         ("/items/0", 409, "taken"),
