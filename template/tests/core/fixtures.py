@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import update
+from sqlalchemy import inspect, update
 
 from app.core import database as current_database
 from app.core import wiring
@@ -49,6 +49,28 @@ Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
 def further_urls() -> dict[str, SecretStr]:
     """Of the servers beside the database that this service needs, each with nothing on it."""
     return {name: SecretStr(_further.new(name.upper())) for name in FURTHER if _further}
+
+
+def canaries(url: str, secret: str) -> dict[str, SecretStr]:
+    """Every secret setting of this service, with that secret in it: urls, keys, and yours."""
+    urls = {"database_url": servers.protected(url, secret)}
+    for name, further in further_urls().items():
+        if _further:
+            urls[name] = _further.protected(further.get_secret_value(), secret)
+    secrets = [name for name, f in Settings.model_fields.items() if "Secret" in repr(f.annotation)]
+    return {name: SecretStr(urls.get(name, secret)) for name in secrets}
+
+
+def stored(settings: Settings, database: Database) -> str:
+    """Every row and, on a server beside the database, every key of this service."""
+    found: dict[str, Any] = {}
+    with database.engine.connect() as connection:
+        for table in inspect(connection).get_table_names():
+            found[table] = connection.exec_driver_sql(f'SELECT * FROM "{table}"').all()
+    for name in _FURTHER:
+        if _further:
+            found[name] = _further.everything(getattr(settings, name).get_secret_value())
+    return repr(found)
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:

@@ -91,6 +91,12 @@ def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
         server.cleanup()
 
 
+def protected(url: str, secret: str) -> str:
+    """The same database, at a URL that holds a secret: its password, if it has none."""
+    parsed = make_url(url)
+    return parsed.set(password=parsed.password or secret).render_as_string(False)
+
+
 def empty(folder: Path) -> str:
     with _server(folder) as admin:
         return _create(admin, "template1")

@@ -66,6 +66,13 @@ def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
         yield f"sqlite:///{file}", outage
 
 
+def protected(url: str, secret: str) -> str:
+    """The same database, at a URL that holds a secret: here, in the path of the file."""
+    file = Path(make_url(url).database or "")
+    (file.parent / secret).mkdir(exist_ok=True)
+    return f"sqlite:///{file.rename(file.parent / secret / file.name)}"
+
+
 def empty(folder: Path) -> str:
     return f"sqlite:///{folder / 'empty.db'}"
 

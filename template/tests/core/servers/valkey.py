@@ -45,6 +45,29 @@ def new(variable: str) -> str:
     return url
 
 
+def protected(url: str, secret: str) -> str:
+    """The same database, for a user with this password."""
+    parts = urlsplit(url)
+    with redis.Redis.from_url(url) as client:
+        client.execute_command("ACL", "SETUSER", "canary", "on", f">{secret}", "~*", "&*", "+@all")
+    server = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"canary:{secret}@{server}"))
+
+
+def everything(url: str) -> str:
+    """All keys with what they hold."""
+    with redis.Redis.from_url(url) as client:
+        held: dict[bytes, Callable[[bytes], Any]] = {
+            b"string": client.get,
+            b"hash": client.hgetall,
+            b"list": lambda key: client.lrange(key, 0, -1),
+            b"set": client.smembers,
+            b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
+            b"stream": client.xrange,
+        }
+        return repr({key: held[client.type(key)](key) for key in client.scan_iter()})
+
+
 def time_goes_by(url: str, seconds: float) -> None:
     """What expires has so much less time left."""
     with redis.Redis.from_url(url) as client:
