@@ -6,7 +6,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
 
 import pytest
 import uvicorn
@@ -27,6 +28,7 @@ from tests.core.fixtures import Scheduling
 from tests.core.waiting import until
 
 SAMPLE = 61
+QUIET = 0.05
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +133,92 @@ async def test_esi_that_is_not_there_is_a_clear_error(settings: Settings, run: R
     run.settings = settings.model_copy(update={"esi_base_url": f"{settings.esi_url}/nowhere"})
     with pytest.raises(EsiUnavailable, match="HTTP 404"):
         await aggregate_public_contracts(run)
+
+
+class Limiting(ThreadingHTTPServer):
+    """An ESI of two empty pages: after its first answer it wants to hear nothing for a while."""
+
+    def __init__(self, status: int, **headers: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Page)
+        self.first = (status, {name.replace("_", "-"): text for name, text in headers.items()})
+        self.quiet_until = 0.0
+        self.keys: list[str | None] = []
+        self.too_early = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"esi_base_url": f"http://127.0.0.1:{self.server_port}", "esi_regions": (1,)}
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.01,)).start()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.shutdown()
+        super().__exit__(*error)
+
+
+class _Page(BaseHTTPRequestHandler):
+    server: Limiting
+
+    def do_GET(self) -> None:
+        esi, (status, headers) = self.server, (200, dict[str, str]())
+        if not esi.keys:
+            status, headers = esi.first
+            esi.quiet_until = time.monotonic() + QUIET
+        esi.too_early += bool(esi.keys) and time.monotonic() < esi.quiet_until
+        esi.keys.append(self.headers["Authorization"])
+        self.send_response(status)
+        for name, text in {"X-Pages": "2", "Content-Length": "2", **headers}.items():
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("status", "headers", "asked"),
+    [
+        (420, {"X_ESI_Error_Limit_Reset": str(QUIET)}, 3),
+        (429, {"Retry_After": str(QUIET)}, 3),
+        (200, {"X_ESI_Error_Limit_Remain": "5", "X_ESI_Error_Limit_Reset": str(QUIET)}, 2),
+    ],
+)
+async def test_at_the_error_limit_it_asks_again_after_the_reset(
+    make_settings: Callable[..., Settings], status: int, headers: dict[str, str], asked: int
+) -> None:
+    with Limiting(status, **headers) as esi:
+        client = EsiClient(make_settings(**esi.settings))
+        assert len([page async for page in client.public_contracts({})]) == 2
+        assert len(esi.keys) == asked
+        assert esi.too_early == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [420, 200])
+async def test_a_reset_that_is_too_far_away_is_an_error_at_once(
+    make_settings: Callable[..., Settings], status: int
+) -> None:
+    headers = {"X_ESI_Error_Limit_Remain": "5", "X_ESI_Error_Limit_Reset": "3600"}
+    with Limiting(status, **headers) as esi:
+        client = EsiClient(make_settings(**esi.settings))
+        with pytest.raises(EsiUnavailable, match="reset in 3600 s"):
+            [page async for page in client.public_contracts({})]
+        assert len(esi.keys) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("key", "sent"), [("k-1", "Bearer k-1"), (None, None)])
+async def test_the_key_goes_with_each_request(
+    make_settings: Callable[..., Settings], key: str | None, sent: str | None
+) -> None:
+    with Limiting(200) as esi:
+        client = EsiClient(make_settings(**esi.settings, esi_api_key=key))
+        assert len([page async for page in client.public_contracts({})]) == 2
+        assert esi.keys == [sent, sent]
 
 
 def test_contracts_are_listed(client: TestClient) -> None:
