@@ -258,3 +258,22 @@ def test_a_refresh_is_asked_for_over_http(client: TestClient) -> None:
     assert answer.status_code == 202
     assert answer.headers["location"] == f"/contracts/refresh/{answer.json()['id']}"
     assert client.get(answer.headers["location"]).status_code == 404
+
+
+def test_a_refresh_that_is_asked_for_survives_a_restart_if_the_job_store_does(
+    settings: Settings,
+) -> None:
+    idle = settings.model_copy(update={"scheduler_enabled": False})
+    with TestClient(create_app(idle)) as client:
+        asked = client.post("/contracts/refresh").headers["location"]
+        assert client.get(asked).status_code == 404
+    with TestClient(create_app(settings)) as client:
+        service = client.app.state.service  # type: ignore[attr-defined]
+
+        async def owed_no_more() -> bool:
+            return not [j async for j in service.scheduler.get_jobs_async() if asked.endswith(j.id)]
+
+        assert client.portal
+        client.portal.call(until, owed_no_more)
+        became = client.get(asked).json()
+    assert became.get("outcome") == ("succeeded" if service.definitions else None)
