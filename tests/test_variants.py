@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -33,6 +34,8 @@ from tests.variants import (
     valid,
 )
 
+BRANCHES = 85.0
+"""Per cent of those of app/core; 86 and 88 when this was set. The aim is 95."""
 EACH = pytest.mark.parametrize("answers", combinations(), ids=name_of)
 COVERING = pytest.mark.parametrize("answers", covering(), ids=name_of)
 # Declared, and imported by no line of ours. Each with its reason.
@@ -264,17 +267,23 @@ def example_files(folder: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("lock_backend", "database"), [("database", "sqlite"), ("memory", "postgresql")]
 )
-def test_nearly_every_branch_of_the_core_is_run(
+def test_nearly_all_of_the_core_is_run(
     fresh: Render, lock_backend: str, database: str, request: pytest.FixtureRequest
 ) -> None:
-    """At least 95 % of the branches, in each variant that has the file."""
+    """Of statements and branches together at least 95 %, of the branches alone most."""
     answers = {"profile": "custom", "database": database, "lock_backend": lock_backend}
     folder = fresh(**answers)
     url = "" if database == "sqlite" else request.getfixturevalue("postgresql")
     environment = {"DATABASE_URL": url} if url else {}
     run(folder, answers, "coverage", "run", "-m", *PYTEST, **environment)
     run(folder, answers, "coverage", "combine", "--quiet")
-    run(folder, answers, "coverage", "report", "--include=app/core/*", "--fail-under=95", "-m")
+    of_core = "--include=app/core/*"
+    run(folder, answers, "coverage", "report", of_core, "--fail-under=95", "-m")
+    run(folder, answers, "coverage", "json", "--quiet", of_core)
+    totals = json.loads((folder / "coverage.json").read_text())["totals"]
+    branches = totals["percent_branches_covered"]
+    print(f"branches of app/core: {branches:.1f} %")
+    assert branches >= BRANCHES
 
 
 LAYERS = ("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
