@@ -54,7 +54,7 @@ async def _database(database: Database) -> str:
 async def _scheduler(service: Service, enabled: bool) -> str:
     """Not `.running`: that stays true when the passes have stopped."""
     if not enabled:
-        return "disabled"
+        return await _store(service) or "disabled"
     checks = {"claimed": service.ledger.check, "sent to workers": service.engine.check}
     for what, check in checks.items():
         try:
@@ -72,3 +72,14 @@ async def _scheduler(service: Service, enabled: bool) -> str:
         if (age := time.monotonic() - stamp) > _OLDEST:
             return f"the last good {what} was {age:.0f} s ago"
     return "ok"
+
+
+async def _store(service: Service) -> str | None:
+    """What keeps this replica from adding jobs; one that schedules asks the store each second."""
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            if service.definitions:
+                await service.definitions.get("")
+    except Exception as error:
+        return f"the job store does not answer: {str(error) or type(error).__name__}"
+    return None

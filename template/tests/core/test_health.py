@@ -1,5 +1,7 @@
 """Readiness tells the truth, and the web part serves without the database."""
 
+import asyncio
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +10,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.core.app import create_app
+from app.core.database import current
+from app.core.service import Service
 from app.settings import Settings
+from tests.core import sample_jobs
 from tests.core.fixtures import servers
+from tests.core.waiting import outcomes
 
 
 def ready(client: TestClient, seconds: float = 30) -> dict[str, object]:
@@ -74,18 +80,33 @@ def test_a_schema_that_is_behind_is_named_and_the_service_starts_when_it_is_ther
 
 @pytest.mark.anyio
 async def test_a_start_that_fails_leaves_nothing_open(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    app = create_app(settings)
+    whole, app, before = Service.begin, create_app(settings), asyncio.all_tasks()
 
-    async def broken() -> None:
+    async def fail_at_the_end(service: Service) -> None:
+        await whole(service)
+        # So that there is a worker process, too.
+        note = {"jobstore": "memory", "executor": "processpool"}
+        added = await service.scheduler.add_job_async(
+            sample_jobs.note, kwargs={"file": str(tmp_path / "note")}, **note
+        )
+        await outcomes(service.database, added.id)
+        assert len(asyncio.all_tasks()) > len(before) + 2
         raise ZeroDivisionError("a later step of the start")
 
-    async with app.router.lifespan_context(app):
-        service = app.state.service
-    monkeypatch.setattr("app.core.service.Service._try_to_start", lambda self: broken())
+    monkeypatch.setattr(Service, "begin", fail_at_the_end)
     with pytest.raises(ZeroDivisionError):
         async with app.router.lifespan_context(app):
             pass
-    assert app.state.service is not service
-    assert app.state.service._stopped
+    database, worker = app.state.database, int((tmp_path / "note").read_text().split()[0])
+    assert asyncio.all_tasks() == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert not database._yours
+    assert not database._own
+    with pytest.raises(RuntimeError, match="no database is open"):
+        current()
+    monkeypatch.setattr(Service, "begin", whole)
+    async with app.router.lifespan_context(app):
+        assert app.state.service.starting is None

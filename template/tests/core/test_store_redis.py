@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import redis
+from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from app.core import wiring
+from app.core.app import create_app
 from app.core.database import Database
 from app.core.redis import RedisServer
 from app.core.scheduling import Job, interval
@@ -222,6 +224,18 @@ async def test_the_declared_jobs_go_on_without_the_store(
         await succeeded(service.database, "note")
         assert "the server of JOB_STORE_URL" in str(service.scheduler.store_error)
         assert service.starting is None
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_service_whose_store_is_away_is_not_ready(settings: Settings, enabled: bool) -> None:
+    """Nor is one that schedules nothing: it serves the requests that add jobs."""
+    gone = {"job_store_url": SecretStr("redis://127.0.0.1:1/0"), "scheduler_enabled": enabled}
+    with TestClient(create_app(settings.model_copy(update=gone))) as client:
+        response = client.get("/health/ready")
+        assert response.status_code == 503
+        checks = response.json()["checks"]
+        assert checks["database"] == "ok"
+        assert "does not answer: the server of JOB_STORE_URL" in checks["scheduler"]
 
 
 async def test_many_jobs_are_read_in_pages(
