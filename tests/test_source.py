@@ -169,3 +169,19 @@ def test_the_documents_name_what_there_is() -> None:
     for document in (ROOT / "docs").glob("*.md"):
         named = set(re.findall(r"\b(test_\w+)", document.read_text(encoding="utf-8")))
         assert named <= defined | {"test_"}, document
+
+
+def test_the_table_of_the_guide_names_what_there_is() -> None:
+    """Each file and each name that it says something is kept in."""
+    sources = [path for path in TEMPLATE.rglob("*") if path.is_file() and is_text(path)]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    words = {*re.findall(r"\w+", text), *QUESTIONS}
+    roots = (TEMPLATE, TEMPLATE / "app/core")
+    for line in (ROOT / "docs/from-the-guide.md").read_text(encoding="utf-8").splitlines():
+        _, _, here, *_ = line.split("|") if line.startswith("|") else ("", "", line)
+        for code in re.findall(r"`([^`]+)`", here):
+            if re.fullmatch(r"[\w.]+(/[\w.]*)+|\w+\.py", code):
+                assert any((root / code).exists() for root in roots), f"{code}, in: {line}"
+            else:
+                unknown = set(re.findall(r"[A-Za-z_]\w+(?!\w*\*)", code)) - words
+                assert not unknown, f"{unknown}, in: {line}"
