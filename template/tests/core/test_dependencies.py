@@ -3,7 +3,7 @@
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from app.core.database import Database
 from app.core.dependencies import Reading, UnitOfWork
@@ -25,6 +25,14 @@ def api(database: Database) -> TestClient:
         await session.execute(ADD_ONE)
         return int((await session.execute(COUNTER)).scalar_one())
 
+    @app.post("/unkept")
+    async def unkept(session: UnitOfWork) -> None:
+        @event.listens_for(session.sync_session, "before_commit")
+        def refuse(session: object) -> None:
+            raise ConnectionResetError
+
+        await session.execute(ADD_ONE)
+
     @app.get("/counter")
     async def counter(session: Reading) -> int:
         return int((await session.execute(COUNTER)).scalar_one())
@@ -39,3 +47,11 @@ def test_a_crash_between_two_writes_leaves_neither(api: TestClient) -> None:
         assert api.get("/counter").json() == before
         assert api.post("/twice").json() == before + 2
         assert api.get("/counter").json() == before + 2
+
+
+def test_a_route_answers_after_its_commit(api: TestClient) -> None:
+    """So what could not be committed is never answered as done."""
+    with api:
+        before = api.get("/counter").json()
+        assert api.post("/unkept").status_code == 500
+        assert api.get("/counter").json() == before
