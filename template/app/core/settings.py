@@ -1,12 +1,16 @@
 """The settings that every service has: read from the environment, checked before it starts."""
 
-import os
 import re
 from typing import Any, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    SettingsConfigDict,
+)
 
 from app.core.zones import named
 
@@ -123,8 +127,9 @@ def _explain(cls: type[ServiceSettings], problem: Any) -> str:
     """Name the variable, the value found (never a secret's) and a value that works."""
     message = str(problem["msg"]).removeprefix("Value error, ")
     if unread := re.match(r'error parsing value for field "(\w+)"', message):
-        name = unread[1].upper()
-        return f"{name}={os.environ.get(name)!r}: must be JSON; for example {name}=[1, 2]"
+        given = {**DotEnvSettingsSource(cls).env_vars, **EnvSettingsSource(cls).env_vars}
+        name, value = unread[1].upper(), given.get(unread[1])
+        return f"{name}={value!r}: must be JSON; for example {name}=[1, 2]"
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0])

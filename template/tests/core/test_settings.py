@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from pydantic_settings import SettingsConfigDict
 
 from app.core.settings import InvalidSettings, on_this_machine
 from app.settings import Settings
@@ -37,11 +38,17 @@ def test_a_wrong_setting_is_named_with_a_value_that_works(
     assert CANARY not in str(caught.value)
 
 
-def test_a_list_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_list_that_is_no_json_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
     class Listing(Settings):
+        model_config = SettingsConfigDict(env_file=tmp_path / ".env")
         regions: tuple[int, ...] = ()
 
-    monkeypatch.setenv("REGIONS", "1,2")
+    (tmp_path / ".env").write_text("REGIONS=1,2" if where == "file" else "REGIONS=3,4")
+    if where == "environment":
+        monkeypatch.setenv("REGIONS", "1,2")
     with pytest.raises(
         InvalidSettings, match=r"REGIONS='1,2': must be JSON; for example REGIONS=\["
     ):
