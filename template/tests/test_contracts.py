@@ -25,7 +25,7 @@ from app.services.esi import EsiClient, EsiUnavailable
 from app.services.models import Contract, EsiPage, PriceQuantile
 from app.settings import Settings
 from tests.core.fixtures import Scheduling
-from tests.core.waiting import until
+from tests.core.waiting import outcomes, until
 
 SAMPLE = 61
 QUIET = 0.05
@@ -114,11 +114,15 @@ async def test_the_limit_for_development_is_kept(
 
 
 @pytest.mark.anyio
-async def test_quantiles_of_the_prices_are_stored(
-    run: Run, database: Database, settings: Settings
+async def test_quantiles_of_the_prices_are_stored_by_a_worker_process(
+    run: Run, database: Database, scheduling: Scheduling
 ) -> None:
     await aggregate_public_contracts(run)
-    await asyncio.to_thread(price_quantiles, Run(settings=settings, database=database), [0.0, 1.0])
+    async with scheduling() as service:
+        asked = {"quantiles": [0.0, 1.0]}
+        added = await service.scheduler.add_job_async(price_quantiles, kwargs=asked)
+        assert await outcomes(service.database, added.id) == ["succeeded"]
+        assert vars(service.runner.executors["processpool"])["_all"]
     async with database.session() as session:
         rows = (await session.scalars(select(PriceQuantile))).all()
         prices = (await session.scalars(select(Contract.price))).all()
