@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,15 @@ def test_copy_and_update_need_no_trust(released: Path, tmp_path: Path, kind: str
     assert (folder / "app/core/news.py").exists()
     assert "database=sqlite, job_store=database, executor=processpool" in said
     assert yaml.safe_load((folder / ".copier-answers.yml").read_text())["_commit"] == "v1.1.0"
+
+
+def test_the_next_commands_can_be_pasted_whatever_the_folder_is_called(
+    released: Path, tmp_path: Path
+) -> None:
+    said = copier("copy", "--defaults", str(released), "it's a service; $HOME", cwd=tmp_path)
+    (command,) = re.findall(r"^ *(cd .*) && git init", said, re.MULTILINE)
+    arrived = subprocess.check_output(["sh", "-c", f"{command} && pwd"], cwd=tmp_path, text=True)
+    assert arrived == f"{tmp_path}/it's a service; $HOME\n"
 
 
 def test_answers_come_from_a_file_or_the_command_line(released: Path, tmp_path: Path) -> None:
