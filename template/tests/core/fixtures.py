@@ -67,7 +67,7 @@ def stored(settings: Settings, database: Database) -> str:
     with database.engine.connect() as connection:
         for table in inspect(connection).get_table_names():
             found[table] = connection.exec_driver_sql(f'SELECT * FROM "{table}"').all()
-    for name in _FURTHER:
+    for name in FURTHER:
         if _further:
             found[name] = _further.everything(getattr(settings, name).get_secret_value())
     return repr(found)
