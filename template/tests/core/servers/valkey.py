@@ -7,6 +7,7 @@ import importlib
 import os
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -23,6 +24,7 @@ PREFIX = "{" + wiring.SERVICE_NAME + "}:"
 _DATABASES = 4096
 _given = {name: os.environ.get(name) for name in ("JOB_STORE_URL", "LOCK_URL", "BROKER_URL")}
 _numbers = count()
+_turns: defaultdict[str, Iterator[int]] = defaultdict(count)
 _TIME_GOES_BY = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
   local left = redis.call('PTTL', key)
@@ -75,12 +77,16 @@ def time_goes_by(url: str, seconds: float) -> None:
 
 
 def _apart(url: str | None) -> str | None:
-    """Another one for each of pytest's two processes: of 16, the settings use the first 8."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    if not url or not worker:
+    """Another one for each of pytest's two processes, and each second time: a test may need two.
+
+    Of 16 databases the settings use the first 3.
+    """
+    if not url:
         return url
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + 8 * worker}"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    parts, turn = urlsplit(url), next(_turns[url])
+    number = int(parts.path.strip("/") or 0) + 3 * (turn % 2) + 8 * worker
+    return urlunsplit(parts._replace(path=f"/{number}"))
 
 
 def _own() -> Any:
