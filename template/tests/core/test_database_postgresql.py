@@ -2,15 +2,21 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy.exc import DBAPIError
 
 from app.core import wiring
+from app.core.app import create_app
 from app.core.database import Database
 from app.core.scheduling.answers import Fire, Won
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.statements import completion
+from app.settings import Settings
+from tests.core.fixtures import servers
 from tests.core.waiting import runs
 
 pytestmark = pytest.mark.anyio
@@ -35,3 +41,14 @@ async def test_a_process_that_stands_still_before_its_commit_locks_others_out_fo
     with pytest.raises(DBAPIError):
         await stand_still()
     assert [row.outcome for row in await runs(database)] == ["failed"]
+
+
+def test_in_production_a_start_leaves_the_schema_to_make_migrate(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Of several replicas, some still run the version before."""
+    new = {"database_url": servers.empty(tmp_path), "scheduler_enabled": False}
+    with TestClient(create_app(make_settings(environment="production", **new))) as client:
+        checks = client.get("/health/ready").json()["checks"]
+        assert "run `make migrate`" in checks["start"]
+        assert "run `make migrate`" in checks["database"]

@@ -1,12 +1,17 @@
 """SQLite: what only it can show."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from app.core.app import create_app
 from app.core.databases import sqlite
 from app.settings import Settings
+from tests.core.fixtures import servers
+from tests.core.test_health import ready
 
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
@@ -34,3 +39,12 @@ def test_a_file_that_several_hosts_share_is_refused(
 def test_a_database_that_is_no_file_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="for example DATABASE_URL=sqlite:"):
         Settings(database_url=SecretStr(url))
+
+
+def test_in_production_too_the_start_makes_the_schema(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """There is one host, and nobody else to make it."""
+    new = {"database_url": servers.empty(tmp_path), "scheduler_enabled": False}
+    with TestClient(create_app(make_settings(environment="production", **new))) as client:
+        assert ready(client)["database"] == "ok"

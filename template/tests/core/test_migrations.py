@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import inspect
 
 from app.core import migrate, wiring
+from app.core.app import create_app
 from app.core.database import Database
 from app.settings import Settings
 from tests.core.fixtures import servers
+from tests.core.test_health import ready
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +48,18 @@ def test_several_replicas_migrate_at_once_and_the_models_agree(empty: Database) 
         assert "job_runs" in inspect(connection).get_table_names()
     migrate.check(empty)
     empty.engine.dispose()
+
+
+def test_in_local_the_start_makes_the_schema(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Unless MIGRATE_ON_START says otherwise."""
+    new = {"database_url": servers.empty(tmp_path), "scheduler_enabled": False}
+    local = make_settings(environment="local", **new)
+    with TestClient(create_app(local.model_copy(update={"migrate_on_start": False}))) as client:
+        assert "make migrate" in client.get("/health/ready").json()["checks"]["start"]
+    with TestClient(create_app(local)) as client:
+        assert ready(client)["database"] == "ok"
 
 
 def test_a_model_without_a_migration_is_found(empty: Database) -> None:
