@@ -4,6 +4,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 # Files beside the zones, and copies of them with leap seconds: what is in them is each host's own.
 _OF_THE_HOST = {"localtime", "posixrules", "Factory", "posix", "right"}
+_UNKNOWN = (OSError, ValueError, ZoneInfoNotFoundError)
 
 
 def named(name: str) -> ZoneInfo:
@@ -11,6 +12,6 @@ def named(name: str) -> ZoneInfo:
     try:
         if name.partition("/")[0] not in _OF_THE_HOST:
             return ZoneInfo(name)
-    except (OSError, ValueError, ZoneInfoNotFoundError):
+    except _UNKNOWN:
         pass
     raise ValueError("is not an IANA time zone name; for example Europe/Berlin, UTC or Etc/GMT-2")

@@ -192,7 +192,10 @@ async def test_a_zombie_does_not_get_its_old_fence_back(
 
 
 async def test_a_fire_whose_winner_dies_before_it_is_recorded_runs_elsewhere(
-    scheduling: Scheduling, declare: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    scheduling: Scheduling,
+    declare: Callable[..., Job],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In between there is an election in Redis, and nothing in the ledger to take over."""
 
@@ -215,8 +218,10 @@ async def test_a_fire_whose_winner_dies_before_it_is_recorded_runs_elsewhere(
         return answers
 
     monkeypatch.setattr(RedisLedger, "_answer", answer)
-    job = declare(often, interval(seconds=0.1), executor="asyncio", overlap="allow")
-    async with scheduling(job) as service:
+    job = declare(often, interval(seconds=0.5), executor="asyncio", overlap="allow")
+    # Long enough that on a busy machine, too, it is asked for before it is late.
+    longer = settings.model_copy(update={"lease_seconds": 2})
+    async with scheduling(job, settings=longer) as service:
         await until(lambda: asyncio.sleep(0, dead))
 
         async def ran() -> bool:

@@ -24,10 +24,12 @@ async def test_a_silent_database_ends_a_run_after_a_whole_lease(
     on_store_loss: str,
 ) -> None:
     """Unless its job says that it shall go on: another replica may begin it again by then."""
+    begun: list[str] = []
     ended: list[str] = []
     silences = 0
 
     async def wait() -> None:
+        begun.append("begun")
         try:
             await asyncio.sleep(60)
         finally:
@@ -45,6 +47,7 @@ async def test_a_silent_database_ends_a_run_after_a_whole_lease(
         await service.scheduler.add_job_async(job, jobstore="memory", executor="asyncio")
         await until(lambda: asyncio.sleep(0, ended or silences > 8))
         assert bool(ended) == (on_store_loss == "cancel")
+        assert ended or begun == ["begun"]  # nor does it begin again here, where it still runs
 
 
 async def test_a_call_that_does_not_return_is_silence_too(

@@ -82,6 +82,8 @@ class Recovery:
         """Run again, or give up, what dead replicas left behind."""
         await self._ledger.disown(self._runner.fences)
         for row in await self._ledger.expired():
+            if row.fence in self._runner.fences:  # a heartbeat may yet revive it
+                continue
             entry = self._find(row.job)
             if entry is None:
                 if row.now - row.fire_time > self._ledger.window + self._lease:
