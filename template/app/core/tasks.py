@@ -6,7 +6,9 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_PATIENCE = 0.5
+_PATIENCE = 6.0
+"""Seconds: longer than a call to the database takes to be given up. A second cancellation before
+that would leave its connection behind, with the transaction that it was about to open."""
 _SLICE = 0.004
 
 

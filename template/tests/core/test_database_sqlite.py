@@ -1,14 +1,19 @@
 """SQLite: what only it can show."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from app.core.app import create_app
+from app.core.database import Database
 from app.core.databases import sqlite
+from app.core.tasks import end
 from app.settings import Settings
 from tests.core.fixtures import servers
 from tests.core.test_health import ready
@@ -48,3 +53,32 @@ def test_in_production_too_the_start_makes_the_schema(
     new = {"database_url": servers.empty(tmp_path), "scheduler_enabled": False}
     with TestClient(create_app(make_settings(environment="production", **new))) as client:
         assert ready(client)["database"] == "ok"
+
+
+@pytest.mark.anyio
+async def test_a_task_that_is_ended_while_it_waits_to_write_leaves_nothing_open(
+    database: Database,
+) -> None:
+    """It gets the file after it was cancelled, and must live to give it back."""
+
+    async def write() -> None:
+        async with database.writing() as connection:
+            await connection.execute(text("UPDATE job_counters SET value = value + 1"))
+
+    def hold(held: threading.Event, go: threading.Event) -> None:
+        with database.engine.begin():
+            held.set()
+            go.wait(30)
+
+    held, go = threading.Event(), threading.Event()
+    holding = asyncio.create_task(asyncio.to_thread(hold, held, go))
+    await asyncio.to_thread(held.wait, 30)
+    writing = asyncio.create_task(write())
+    await asyncio.sleep(0.1)
+    ending = asyncio.create_task(end(writing))
+    await asyncio.sleep(1.2)  # a second cancellation would come meanwhile
+    go.set()
+    await holding
+    await ending
+    for _ in range(3):
+        await asyncio.wait_for(write(), 2)

@@ -16,7 +16,7 @@ import alembic.config
 import pytest
 from sqlalchemy import update
 
-from app.core import migrate
+from app.core import migrate, tasks
 from app.core.executors import threadpool
 from app.core.scheduling import Run, interval, lock, named_lock, runner
 from app.core.scheduling.answers import Fire, Won
@@ -380,7 +380,10 @@ async def test_a_lock_whose_renewal_fails_is_tried_again(
         assert not held.lost
 
 
-async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same() -> None:
+async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks, "_PATIENCE", 0.1)
     swallowed: list[int] = []
 
     async def stubborn() -> None:
