@@ -6,7 +6,6 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -17,14 +16,11 @@ from sqlalchemy import update
 from app.core import redis as core_redis
 from app.core import wiring
 from app.core.database import Database
-from app.core.locks import redis_scripts as scripts
-from app.core.locks.redis import RedisLedger, _run_key
 from app.core.redis import RedisServer, RedisUnavailable
-from app.core.scheduling import Job, Run, interval, lock
+from app.core.scheduling import Job, Run, lock
 from app.core.scheduling.answers import Early, Fire, Refused, Taken, Won
 from app.core.scheduling.execution import Execution
 from app.core.scheduling.ledger import Ledger
-from app.core.scheduling.statements import EARLY
 from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core.fixtures import Scheduling, environment, servers, time_goes_by
@@ -189,46 +185,6 @@ async def test_a_zombie_does_not_get_its_old_fence_back(
     third = await brief.take_over(row, "job", [])
     assert third
     assert third.fence > again.fence > won.fence
-
-
-async def test_a_fire_whose_winner_dies_before_it_is_recorded_runs_elsewhere(
-    scheduling: Scheduling,
-    declare: Callable[..., Job],
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In between there is an election in Redis, and nothing in the ledger to take over."""
-
-    async def often() -> None: ...
-
-    dead: list[Fire] = []
-    whole = RedisLedger._answer
-
-    async def answer(self: RedisLedger, asked: Any) -> Any:
-        first, given = not dead, asked.values()
-        if first:
-            dead.extend(given)
-            keys = [_run_key(fire.job, fire.time) for fire in given]
-            times = [fire.time for fire in given]
-            ours = ("dead", self._lease_ms, EARLY, *times)
-            await self._redis.run(scripts.ELECT, ["fence", "since", *keys], *ours)
-        answers = await whole(self, asked)
-        if first:
-            assert set(answers.values()) == {Taken(settled=False)}
-        return answers
-
-    monkeypatch.setattr(RedisLedger, "_answer", answer)
-    job = declare(often, interval(seconds=0.5), executor="asyncio", overlap="allow")
-    # Long enough that on a busy machine, too, it is asked for before it is late.
-    longer = settings.model_copy(update={"lease_seconds": 2})
-    async with scheduling(job, settings=longer) as service:
-        await until(lambda: asyncio.sleep(0, dead))
-
-        async def ran() -> bool:
-            found = {row.fire_time: row.outcome for row in await runs(service.database, "often")}
-            return all(found.get(fire.time) == "succeeded" for fire in dead)
-
-        await until(ran)
 
 
 async def test_many_who_live_do_not_hide_one_who_is_dead(ledger: Ledger) -> None:

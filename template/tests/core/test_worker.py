@@ -22,7 +22,7 @@ from app.core.schema import job_runs
 from app.core.service import Service
 from app.core.worker import Worker
 from app.settings import Settings
-from tests.core.fixtures import Scheduling, environment, servers, time_goes_by
+from tests.core.fixtures import Scheduling, environment, servers
 from tests.core.waiting import outcomes, runs, succeeded, until
 from tests.core.working import JOBS, brief, computing, hanging
 
@@ -222,25 +222,6 @@ async def test_a_job_that_is_paused_while_it_waits_does_not_run_until_it_is_resu
             await here.scheduler.resume_job_async("brief")
             await worker.handle(message)
             await noted(notes)
-
-
-async def test_what_waits_for_a_worker_is_not_sent_again_while_its_job_is_paused(
-    scheduling: Scheduling, settings: Settings
-) -> None:
-    """Each sending waits twice as long for the next: it would be late when it is resumed."""
-    async with scheduling(replace(brief, schedule=SOON)) as here:
-        await until(lambda: runs(here.database, "brief"))
-        await here.scheduler.pause_job_async("brief")
-        time_goes_by(settings, here.database, 60)
-        assert not await Queue(here.ledger).overdue()
-        (before, *_) = await runs(here.database, "brief")
-        await here.scheduler.resume_job_async("brief")
-
-        async def is_sent_again() -> bool:
-            (row, *_) = await runs(here.database, "brief")
-            return bool(row.sent > before.sent)
-
-        await until(is_sent_again)
 
 
 async def test_a_run_that_starts_while_its_worker_stops_is_given_back(

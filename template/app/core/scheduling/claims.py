@@ -99,9 +99,7 @@ class Claims:
                 if row.won is not None:
                     answers[row.position] = Won(row.won, row.won_id)
                 elif row.id is not None:
-                    answers[row.position] = Taken(settled=row.outcome is not None)
-                elif row.accounted:  # missed, in a stretch of them; or before the job's time
-                    answers[row.position] = Taken(settled=True)
+                    answers[row.position] = Taken(row.outcome is not None)
                 elif fire.time > row.now + EARLY:
                     answers[row.position] = Early((fire.time - row.now) / 1e6)
                 elif row.paused:

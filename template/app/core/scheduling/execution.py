@@ -138,15 +138,12 @@ class Execution:
         outcome: Outcome = ended.outcome
         if self._draining and ended.outcome == "cancelled":
             outcome = "interrupted"
-            past = [*self._attempts, self._past(outcome, ended.error)]
             if self.entry.restarts and ended.still_running is not None:
-                # It ends with this process; until then the lease keeps others off.
-                await self._insist(lambda: self._ledger.retry(self.fence, self._attempt, past))
-                return None
-            if self.entry.restarts and await self._insist(
-                lambda: self._ledger.hand_over(self.fence, past)
-            ):
-                return None
+                return None  # it ends with this process; until then the lease keeps others off
+            if self.entry.restarts:
+                past = [*self._attempts, self._past(outcome, ended.error)]
+                if await self._insist(lambda: self._ledger.hand_over(self.fence, past)):
+                    return None
         return await self._insist(
             lambda: self._ledger.finish(
                 self.fence,

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,12 +14,10 @@ from app.core.scheduling.cursors import Cursors, Stretch
 from app.core.scheduling.entry import Entry, Settlement
 from app.core.scheduling.runner import Runner
 from app.core.scheduling.triggers import Trigger, microseconds, moment
-from app.core.tasks import end, unhurried
+from app.core.tasks import unhurried
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 3
-_ABANDONED = 3
-"""Leases after which the version that a cursor belongs to must have moved it."""
 
 
 class Recovery:
@@ -40,50 +37,11 @@ class Recovery:
         self._lease = int(lease * 1e6)
         self._find = find
         self._settled = settled
-        self._accounted = float("-inf")
-        self._accounting: asyncio.Task[None] | None = None
-
-    async def watch(self, every: float) -> None:
-        """Take over each so many seconds, apart from all that may take longer."""
-        while True:
-            await asyncio.sleep(every)
-            try:
-                await self.take_over()
-            except AWAY:
-                pass  # the poll says so
-            except Exception:
-                _log.exception("what dead replicas left behind is looked at again")
-
-    def account(
-        self,
-        cursors: Mapping[str, Row[Any]],
-        own: Mapping[str, Trigger],
-        effective: Mapping[str, Trigger],
-    ) -> bool:
-        """Catch up, each third of a lease, in a task of its own: it may take longer than a poll."""
-        busy = self._accounting is not None and not self._accounting.done()
-        if busy or time.monotonic() - self._accounted < self._lease / 3e6:
-            return False
-        self._accounted = time.monotonic()
-        catching_up = self._catch_up_quietly(cursors, own, effective)
-        self._accounting = asyncio.create_task(catching_up, name="catch-up")
-        return True
-
-    async def stop(self) -> None:
-        await end(self._accounting)
-
-    async def _catch_up_quietly(self, *args: Any) -> None:
-        try:
-            await self.catch_up(*args)
-        except Exception as error:
-            _log.warning("what is owed is looked at again: %s", error)
 
     async def take_over(self) -> None:
         """Run again, or give up, what dead replicas left behind."""
         await self._ledger.disown(self._runner.fences)
         for row in await self._ledger.expired():
-            if row.fence in self._runner.fences:  # a heartbeat may yet revive it
-                continue
             entry = self._find(row.job)
             if entry is None:
                 if row.now - row.fire_time > self._ledger.window + self._lease:
@@ -113,35 +71,20 @@ class Recovery:
     ) -> None:
         """Find what is owed, run the newest of it where the job asks for that, record the rest.
 
-        Only where the schedule `own` to this version of the service is the cursor's. Another
-        version's cursor that nobody moves any more becomes this one's.
+        Only where the schedule `own` to this version of the service is the cursor's.
         """
-        asked = self._runner.late()
         async for key, trigger in unhurried(own.items()):
             cursor, entry = cursors.get(key), self._find(key)
-            if cursor and entry and not cursor.paused:
+            if cursor and entry and not cursor.paused and cursor.fingerprint == trigger.fingerprint:
                 try:
-                    if cursor.fingerprint == trigger.fingerprint:
-                        await self._account(entry, effective[key], cursor, asked.get(key))
-                    elif self._is_abandoned(trigger, cursor):
-                        await self._cursors.register({key: trigger.fingerprint})
+                    await self._account(entry, effective[key], cursor)
                 except AWAY:
                     raise
                 except Exception:  # a trigger's own: it must not keep the others from theirs
                     _log.exception("%s: what it owes could not be told", key)
 
-    def _is_abandoned(self, trigger: Trigger, cursor: Row[Any]) -> bool:
-        """Has nobody accounted for what has long been due by this version's schedule?"""
-        due = trigger.last(moment(cursor.now - _ABANDONED * self._lease))
-        return due is not None and microseconds(due) > cursor.accounted_until
-
-    async def _account(
-        self, entry: Entry, trigger: Trigger, cursor: Row[Any], asked: int | None
-    ) -> None:
-        # Later than claims end by as much as one may take: else a fire could be both.
-        old, until = cursor.accounted_until, cursor.now - self._lease - self._lease // 3
-        if asked is not None:  # it may yet run
-            until = min(until, asked - 1)
+    async def _account(self, entry: Entry, trigger: Trigger, cursor: Row[Any]) -> None:
+        old, until = cursor.accounted_until, cursor.now - self._lease
         newest = trigger.last(moment(until)) if until > old else None
         if newest is None or microseconds(newest) <= old:
             return

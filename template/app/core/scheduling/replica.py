@@ -64,7 +64,8 @@ class ReplicaScheduler(PassingScheduler):
         self._runner = runner
         runner.wanted, runner.find = self.wanted, self.find
         self._one_poll = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._polling: asyncio.Task[None] | None = None
+        self._accounted = float("-inf")
         self.last_poll: float | None = None
         self.store_error: str | None = None
         plugs = {name: JobExecutor(runner, name) for name in runner.executors}
@@ -96,13 +97,11 @@ class ReplicaScheduler(PassingScheduler):
 
     def start(self, paused: bool = False) -> None:
         super().start(paused)
-        watching = self._recovery.watch(POLL)
-        self._tasks = list(map(asyncio.create_task, (self._poll_forever(), watching)))
+        self._polling = asyncio.create_task(self._poll_forever(), name="scheduler-poll")
 
     async def stop(self) -> None:
         """Submit nothing more; the runner drains what runs."""
-        await end(self._passing, *self._tasks)
-        await self._recovery.stop()
+        await end(self._passing, self._polling)
         if self.state != STATE_STOPPED:
             self.base_shutdown(wait=False)
 
@@ -126,12 +125,9 @@ class ReplicaScheduler(PassingScheduler):
             try:
                 if self._mirror and await self._mirror.refresh(microseconds(self.clock())):
                     self.wakeup()
-                enough = time.monotonic() + POLL / 2
                 for key in list(self._over):
                     await self._shared.complete(key)
                     self._over.discard(key)
-                    if time.monotonic() > enough:  # the rest next time: this poll is late already
-                        break
                 self.store_error = None
             except Exception as error:
                 self.store_error = str(error) or type(error).__name__
@@ -152,9 +148,12 @@ class ReplicaScheduler(PassingScheduler):
             async for key, own in unhurried(recurring.items())
             if key in rows
         }
-        running = self.state != STATE_STOPPED
-        if running and self._recovery.account(rows, recurring, effective):
-            await self._retention.sweep()
+        if self.state != STATE_STOPPED:
+            await self._recovery.take_over()
+            if time.monotonic() - self._accounted > self._settings.lease_seconds / 3:
+                self._accounted = time.monotonic()
+                await self._recovery.catch_up(rows, recurring, effective)
+                await self._retention.sweep()
         self.last_poll = time.monotonic()
 
     async def _register(self, recurring: Mapping[str, Trigger]) -> None:

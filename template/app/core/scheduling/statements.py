@@ -15,7 +15,6 @@ from sqlalchemy import (
     Update,
     and_,
     case,
-    false,
     func,
     null,
     or_,
@@ -63,10 +62,6 @@ def looking(dialect: Dialect) -> Select[Any]:
             holder.c.lease_until,
             holder.c.sent,
             is_paused(now).label("paused"),
-            # Not so where there is no cursor.
-            func.coalesce(job_schedules.c.accounted_until >= batch.c.fire_time, false()).label(
-                "accounted"
-            ),
             now.label("now"),
         )
         .select_from(batch)
@@ -81,8 +76,7 @@ def plainly_free(looked: FromClause, window: int, patience: int) -> Subquery:
     c = looked.c
     due = and_(c.asked_time <= c.now + EARLY, c.asked_time >= c.now - window)
     in_time = or_(c.late, c.asked_time >= c.now - patience)
-    open_ = and_(c.to_send.is_(None), ~c.paused, ~c.accounted)
-    free = and_(c.id.is_(None), c.fence.is_(None), open_)
+    free = and_(c.id.is_(None), c.fence.is_(None), c.to_send.is_(None), ~c.paused)
     return (
         select(
             c.position,
