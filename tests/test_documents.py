@@ -92,10 +92,9 @@ def test_a_reader_gets_from_the_readme_to_a_service_that_runs_and_is_changed(
         "LOCK_URL": f"{valkey}/1",
     }
     program(apart / "bin/curl", f'exec {sys.executable} {Path(__file__).with_name("curl.py")} "$@"')
-    told = lambda text: text.replace(":8000", f":{settings['PORT']}")  # noqa: E731
     run("sh", "-euc", start, cwd=apart, **settings)
     service = apart / "my-service"
-    service_readme(service, told, settings)
+    service_readme(service, settings)
     for name in sorted(OF_SERVICES, reverse=True):
         for _, text in blocks(ROOT / name):
             for line in text.splitlines():
@@ -105,7 +104,7 @@ def test_a_reader_gets_from_the_readme_to_a_service_that_runs_and_is_changed(
                     assert re.search(r"^[1-9]\d* jobs added", said, re.MULTILINE)
 
 
-def service_readme(service: Path, told: Callable[[str], str], settings: dict[str, str]) -> None:
+def service_readme(service: Path, settings: dict[str, str]) -> None:
     commands = [block for block in blocks(service / "README.md") if block.language == "shell"]
     code = [block.text for block in blocks(service / "README.md") if block.language == "python"]
     assert len(commands) == 3
@@ -113,7 +112,9 @@ def service_readme(service: Path, told: Callable[[str], str], settings: dict[str
     install, dev = first.splitlines()
     run("sh", "-euc", install, cwd=service, **settings)
     with serving(dev, service, settings) as log:
-        said = run("sh", "-euc", told(asking), cwd=service, **settings)
+        said = run(
+            "sh", "-euc", asking.replace(":8000", f":{settings['PORT']}"), cwd=service, **settings
+        )
         assert "/contracts" in said or "id" in said
         for text in code:
             name = text.splitlines()[0].removeprefix("# ")

@@ -205,7 +205,7 @@ def test_the_suite_is_green_after_a_change_of_backends(
 
 
 def test_the_example_appears_when_it_is_asked_for_and_stays_deleted_later(
-    released: Path, tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
+    released: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     service = start(released, tmp_path / "service", example=False)
     Work(service)

@@ -271,8 +271,9 @@ def test_a_refresh_that_is_asked_for_survives_a_restart_if_the_job_store_does(
     with TestClient(create_app(idle)) as client:
         asked = client.post("/contracts/refresh").headers["location"]
         assert client.get(asked).status_code == 404
-    with TestClient(create_app(settings)) as client:
-        service = client.app.state.service  # type: ignore[attr-defined]
+    app = create_app(settings)
+    with TestClient(app) as client:
+        service = app.state.service
 
         async def owed_no_more() -> bool:
             return not [j async for j in service.scheduler.get_jobs_async() if asked.endswith(j.id)]
