@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import re
 import shutil
-import tomllib
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import commit, git
 from tests.variants import ROOT
@@ -29,14 +30,10 @@ def releases() -> dict[str, str]:
     return found
 
 
-def version() -> str:
-    """The one that pyproject.toml has."""
-    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return str(document["project"]["version"])
-
-
-def history(snapshot: Path, folder: Path) -> Path:
-    """The template's repository with a tag for each release, and the working tree as the newest."""
+@pytest.fixture(scope="session")
+def repository(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template with a tag for each release; the working tree is the newest."""
+    folder = tmp_path_factory.mktemp("releases") / "template"
     git("clone", "-q", str(ROOT), str(folder), cwd=folder.parent)
     for version, revision in releases().items():
         if not git("tag", "--list", version, cwd=folder):

@@ -10,19 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from chaos.servers import Valkey, free_port
+from chaos.servers import Valkey
 from tests.conftest import commit, run
+from tests.test_compose import ready
+from tests.test_image import free_port, until
 from tests.test_shipping import program
 from tests.variants import ROOT
 
@@ -87,7 +88,7 @@ def test_a_reader_gets_from_the_readme_to_a_service_that_runs_and_is_changed(
     settings = {
         "PATH": f"{venv}/bin{os.pathsep}{apart}/bin{os.pathsep}{os.environ['PATH']}",
         "PYTEST_ADDOPTS": QUICK,
-        "PORT": str(free_port()),
+        "PORT": free_port(),
         "JOB_STORE_URL": f"{valkey}/0",
         "LOCK_URL": f"{valkey}/1",
     }
@@ -148,18 +149,11 @@ def serving(command: str, folder: Path, settings: dict[str, str]) -> Iterator[Pa
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
-        until(lambda: answers(f"http://127.0.0.1:{settings['PORT']}/health/ready"))
+        until(lambda: ready(settings["PORT"]))
         yield log
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(60)
-
-
-def answers(url: str) -> bool:
-    try:
-        return bool(urllib.request.urlopen(url, timeout=5).status == 200)
-    except OSError:
-        return False
 
 
 def post(url: str) -> str:
@@ -177,13 +171,6 @@ def post(url: str) -> str:
 
     until(posted)
     return found[0]
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @pytest.fixture

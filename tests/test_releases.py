@@ -13,10 +13,12 @@ import pytest
 import yaml
 
 from tests.conftest import Render, commit, git, manifest
-from tests.releases import history, releases, version
+from tests.releases import releases, repository
 from tests.variants import QUESTIONS, REFERENCES, ROOT, choices
-from tools.release import NotReady, check, news
+from tools.release import NotReady, check, news, version_of
 
+__all__ = ["repository"]
+VERSION = version_of(ROOT)
 CHANGED = git("status", "--porcelain", "pyproject.toml", cwd=ROOT)
 """Is the commit of a release being made?"""
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -32,16 +34,16 @@ def last() -> tuple[str, str]:
 def test_the_history_has_the_releases() -> None:
     """Else nothing is updated from them."""
     text = "not in the history: clone all of it (fetch-depth: 0)"
-    assert f"v{version()}" in releases() or ".dev" in version() or CHANGED, text
+    assert f"v{VERSION}" in releases() or ".dev" in VERSION or CHANGED, text
 
 
 def test_version_and_changelog_agree() -> None:
     headings = re.findall(r"^## \[(\d.*?)\] - \d{4}-\d\d-\d\d$", CHANGELOG, re.MULTILINE)
-    if ".dev" in version():
-        assert f"v{version().partition('.dev')[0]}" not in releases()
+    if ".dev" in VERSION:
+        assert f"v{VERSION.partition('.dev')[0]}" not in releases()
         assert "\n## [Unreleased]\n" in CHANGELOG
     else:
-        assert headings[0] == version()
+        assert headings[0] == VERSION
     found = [f"v{heading}" for heading in reversed(headings)]
     assert found == list(releases()) or (CHANGED and found[:-1] == list(releases()))
 
@@ -65,11 +67,6 @@ def test_each_question_has_a_default() -> None:
     """`copier update --defaults` fails where a question that is new has none."""
     for name, question in QUESTIONS.items():
         assert "default" in question, name
-
-
-@pytest.fixture(scope="session")
-def repository(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return history(snapshot, tmp_path_factory.mktemp("releases") / "template")
 
 
 @pytest.mark.parametrize("variant", REFERENCES)

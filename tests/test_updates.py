@@ -16,11 +16,11 @@ import pytest
 
 from tests.conftest import Render, commit, git, manifest
 from tests.owner import Work, change, is_yours
-from tests.releases import NEWEST, history, releases
+from tests.releases import NEWEST, releases, repository
 from tests.test_variants import PYTEST, postgresql, run
 from tests.variants import DOMAINS, PROFILES, REFERENCES, ROOT, Answers, valid
 
-__all__ = ["postgresql"]
+__all__ = ["postgresql", "repository"]
 VARIANTS: dict[str, Answers] = {
     **REFERENCES,
     "replicas-redis": REFERENCES["replicas-redis"] | {"ci": "gitlab", "package_manager": "poetry"},
@@ -85,12 +85,6 @@ def test_what_both_sides_change_is_merged(service: Path, released: Path) -> None
         "Dockerfile": "COPY docs docs",
     }.items():
         assert news in (service / name).read_text(encoding="utf-8"), name
-
-
-@pytest.fixture(scope="session")
-def repository(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template with all its releases; the working tree is the newest."""
-    return history(snapshot, tmp_path_factory.mktemp("releases") / "template")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -22,7 +22,7 @@ def check(root: Path) -> str:
 
     if changes := git("status", "--porcelain"):
         raise NotReady(f"commit this first, or take it back:\n{changes}")
-    version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    version = version_of(root)
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise NotReady(f'pyproject.toml: version = "{version}" is none of a release; e.g. "1.2.0"')
     heading = re.search(r"^## \[.*$", (root / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
@@ -42,6 +42,12 @@ def check(root: Path) -> str:
         if git("cat-file", "-t", tag) != "tag":
             raise NotReady(f"{tag} is not annotated: git tag -f -a {tag} -m {tag}")
     return tag
+
+
+def version_of(root: Path) -> str:
+    """The one that pyproject.toml has."""
+    document = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    return str(document["project"]["version"])
 
 
 def news(changelog: str, since: str) -> str:
