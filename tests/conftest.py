@@ -176,13 +176,19 @@ def fresh(render: Render, tmp_path: Path) -> Render:
     return fresh
 
 
+@pytest.fixture(scope="session")
+def current(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as it is, released as v1.0.0; not to be changed."""
+    folder = tmp_path_factory.mktemp("current") / "template"
+    shutil.copytree(snapshot, folder)
+    commit(folder, "v1.0.0")
+    return folder
+
+
 @pytest.fixture
-def released(snapshot: Path, tmp_path: Path) -> Path:
-    """A repository of the template, released as v1.0.0: for tests that release a v2.0.0."""
-    repository = tmp_path / "template"
-    shutil.copytree(snapshot, repository)
-    commit(repository, "v1.0.0")
-    return repository
+def released(current: Path, tmp_path: Path) -> Path:
+    """The same, for tests that release a v2.0.0."""
+    return Path(shutil.copytree(current, tmp_path / "template", symlinks=True))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,15 +142,6 @@ def switches() -> Iterator[tuple[Answers, Answers]]:
                 ):
                     yield base | {name: before}, {name: after}
                     break
-
-
-@pytest.fixture(scope="session")
-def current(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template as it is, released as v1.0.0; not to be changed."""
-    folder = tmp_path_factory.mktemp("current") / "template"
-    shutil.copytree(snapshot, folder)
-    commit(folder, "v1.0.0")
-    return folder
 
 
 @pytest.mark.parametrize(
