@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -31,3 +32,14 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
         for task in waits:
             task.cancel()
         await asyncio.wait(waits, timeout=_PATIENCE)
+
+
+async def end_between(lock: asyncio.Lock, *tasks: asyncio.Task[Any] | None) -> None:
+    """End them while they wait, not in the calls that they make under the lock, if these are brief.
+
+    A call that is cut off is cleaned up after, or swallows that it was.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE / 2), lock:
+            await end(*tasks)
+    await end(*tasks)

@@ -24,7 +24,7 @@ from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_runs
 from app.core.service import Service
 from app.core.signals import on_stop
-from app.core.tasks import end
+from app.core.tasks import end, end_between
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Declare, Scheduling
@@ -290,6 +290,28 @@ async def test_a_lock_whose_renewal_fails_is_tried_again(
     async with lock("import", lease=0.3) as held:
         await until(lambda: asyncio.sleep(0, len(calls) >= 2))
         assert not held.lost
+
+
+async def test_a_task_is_ended_between_its_calls_unless_one_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lock, calls = asyncio.Lock(), list[str]()
+
+    async def call(seconds: float) -> None:
+        while True:
+            async with lock:
+                calls.append("begun")
+                await asyncio.sleep(seconds)
+                calls.append("done")
+            await asyncio.sleep(60)
+
+    for seconds, patience, made in ((0.05, 20, ["begun", "done"]), (60, 0.1, ["begun"])):
+        monkeypatch.setattr(tasks, "_PATIENCE", patience)
+        calls.clear()
+        task = asyncio.create_task(call(seconds))
+        await asyncio.sleep(0)
+        await end_between(lock, task)
+        assert (calls, task.cancelled()) == (made, True)
 
 
 async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same(

@@ -27,7 +27,7 @@ from app.core.scheduling.shared import SharedJobs
 from app.core.scheduling.translation import trigger_from_json
 from app.core.scheduling.triggers import Date, Trigger, microseconds
 from app.core.stores import Definition, DefinitionStore
-from app.core.tasks import end, unhurried
+from app.core.tasks import end, end_between, unhurried
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -101,7 +101,8 @@ class ReplicaScheduler(PassingScheduler):
 
     async def stop(self) -> None:
         """Submit nothing more; the runner drains what runs."""
-        await end(self._passing, self._polling)
+        await end(self._passing)
+        await end_between(self._one_poll, self._polling)
         if self.state != STATE_STOPPED:
             self.base_shutdown(wait=False)
 
