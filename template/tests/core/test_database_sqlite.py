@@ -76,9 +76,36 @@ async def test_a_task_that_is_ended_while_it_waits_to_write_leaves_nothing_open(
     writing = asyncio.create_task(write())
     await asyncio.sleep(0.1)
     ending = asyncio.create_task(end(writing))
-    await asyncio.sleep(1.2)  # a second cancellation would come meanwhile
+    await asyncio.sleep(0.7)  # a second cancellation after half a second would come meanwhile
     go.set()
     await holding
     await ending
     for _ in range(3):
         await asyncio.wait_for(write(), 2)
+
+
+@pytest.mark.anyio
+async def test_a_statement_that_is_cut_off_at_any_moment_leaves_nothing_open(
+    database: Database,
+) -> None:
+    """While its task, and so the traceback of its cancellation, is held by somebody."""
+    answered = 0
+
+    async def write() -> None:
+        nonlocal answered
+        async with database.writing() as connection:
+            statement = "UPDATE job_counters SET value = value + 1 RETURNING value"
+            (await connection.execute(text(statement))).all()
+            answered += 1
+
+    held: list[asyncio.Task[None]] = []
+    for moment in range(1000):
+        held.append(asyncio.create_task(write()))
+        await asyncio.sleep(moment * 20e-6)
+        held[-1].cancel()
+        await asyncio.wait(held[-1:])
+        await asyncio.wait_for(write(), 2)
+        if answered - moment > 30:  # each comes to its end by now
+            break
+    assert any(task.cancelled() for task in held)
+    assert not all(task.cancelled() for task in held)

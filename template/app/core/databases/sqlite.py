@@ -1,6 +1,7 @@
 """SQLite: one file, one host, one writer at a time."""
 
 import fcntl
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,19 @@ def _file_system(file: Path, mounts: Path) -> str | None:
     return max(found)[1] if found else None
 
 
+class _Connection(sqlite3.Connection):
+    """One whose transaction ends with it.
+
+    A statement that was cut off, and that the traceback of its cancellation still holds, kept it
+    open otherwise, and every other writer out.
+    """
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
+
+
 class Sqlite:
     migrates_on_start = True
     async_driver = "sqlite+aiosqlite"
@@ -120,7 +134,7 @@ class Sqlite:
         return insert(table)
 
     def options(self, url: URL, timeout: float) -> dict[str, Any]:
-        return {"connect_args": {"timeout": timeout}}
+        return {"connect_args": {"timeout": timeout, "factory": _Connection}}
 
     def prepare(self, engine: Engine, idle_seconds: float | None = None) -> None:
         @event.listens_for(engine, "connect")
