@@ -30,7 +30,7 @@ IN_A_SERVICE: dict[str, tuple[Defect, tuple[str, ...]]] = {
         ("pytest", "-q", "tests/core/test_migrations.py", "-k", "models_agree"),
     ),
     "one run for each fire": (
-        ("app/core/scheduling/claims.py", "= Taken(row.outcome is not None)", "= Won(row.id, row.id)"),
+        ("app/core/scheduling/claims.py", "= Taken(settled=row.outcome is not None)", "= Won(row.id, row.id)"),
         ("pytest", "-q", "tests/core/test_ledger.py", "-k", "won_once", "--hypothesis-seed=0"),
     ),
     "the fence of a transaction": (

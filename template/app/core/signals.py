@@ -23,6 +23,8 @@ def on_stop(first: Callable[[], None], second: Callable[[], None]) -> Iterator[N
     calls = [first]
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if not calls:  # uvicorn waits for open connections until it hears of a second SIGINT
+            number = signal.SIGINT
         loop.call_soon_threadsafe(calls.pop() if calls else second)
         handler = before[signal.Signals(number)]
         if callable(handler):

@@ -42,6 +42,8 @@ for _name in Settings.model_fields:
 Databases = tuple[Callable[[], str], Callable[[str], None]]
 Outage = Callable[[], AbstractContextManager[None]]
 Outages = dict[str, Outage]
+BRIEF_LEASE = pytest.mark.parametrize("lease_seconds", [0.5])
+"""Shorter than a service may have it, for tests that wait for leases to end."""
 Declare = Callable[..., Job]
 Scheduling = Callable[..., AbstractAsyncContextManager[Service]]
 
@@ -74,13 +76,14 @@ def stored(settings: Settings, database: Database) -> str:
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
-    """For a process of the service on the same servers."""
+    """For a process of the service on the same servers; `LEASE` may be less than LEASE_SECONDS."""
     urls = {
         name.upper(): getattr(settings, name).get_secret_value()
         for name in ("database_url", *FURTHER)
     }
     path = os.pathsep.join(filter(None, sys.path))
-    return {**os.environ, **urls, "PYTHONPATH": path, **more}
+    lease = f"{settings.lease_seconds}"
+    return {**os.environ, **urls, "PYTHONPATH": path, "LEASE": lease, **more}
 
 
 @contextmanager
@@ -136,23 +139,27 @@ def new_database(databases: Databases) -> Callable[[], str]:
 
 
 @pytest.fixture
+def lease_seconds() -> float:
+    """As in a service that runs."""
+    return 30
+
+
+@pytest.fixture
 def make_settings(
-    databases: Databases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    databases: Databases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lease_seconds: float
 ) -> Iterator[Callable[..., Settings]]:
     """Settings as in a test, some of them changed."""
     new, done = databases
     used: list[str] = []
     monkeypatch.chdir(tmp_path)
     defaults: dict[str, Any] = {"environment": "test", "shutdown_grace_seconds": 2}
-    # Shorter than a service may have it: tests wait for leases to end.
-    lease = {"lease_seconds": 0.5}
 
     def make(**changes: Any) -> Settings:
         if (url := changes.pop("database_url", None)) is None:
             url = new()
             used.append(url)
         made = Settings(**{"database_url": SecretStr(url), **further_urls(), **defaults, **changes})
-        return made.model_copy(update=lease)
+        return made.model_copy(update={"lease_seconds": lease_seconds})
 
     yield make
     for url in used:

@@ -38,7 +38,7 @@ async def _serve() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     job = often({"tick": tick, "count": count}[os.environ["JOB"]])
-    settings = Settings.load().model_copy(update={"lease_seconds": 0.5})
+    settings = Settings.load().model_copy(update={"lease_seconds": float(os.environ["LEASE"])})
     service = Service(settings, {job.id: job})
     await service.start()
     await stop.wait()

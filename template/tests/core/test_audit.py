@@ -9,6 +9,7 @@ from app.core.database import Database
 from app.core.scheduling import Audit, audit, interval
 from app.core.scheduling.cursors import Cursors
 from app.core.schema import job_runs, job_schedules
+from app.settings import Settings
 from tests.core.fixtures import Declare, Scheduling
 from tests.core.waiting import outcomes, until
 
@@ -60,15 +61,17 @@ async def test_what_retention_may_have_deleted_is_not_expected(database: Databas
 
 
 async def test_a_service_leaves_no_gaps_whatever_is_done_to_its_jobs(
-    scheduling: Scheduling, declare: Declare
+    scheduling: Scheduling, declare: Declare, settings: Settings
 ) -> None:
     job = declare(nothing, interval(seconds=0.1), executor="asyncio")
-    async with scheduling(job) as service:
+    brief = settings.model_copy(update={"lease_seconds": 0.2})
+    async with scheduling(job, settings=brief) as service:
         database, scheduler = service.database, service.scheduler
 
         async def complete() -> bool:
             found = (await audit(database))["nothing"]
-            return found.expected == found.recorded > 0 == found.gaps
+            # A fire of the schedule before may be there besides.
+            return found.recorded >= found.expected > 0 == found.gaps
 
         await outcomes(database, "nothing", 3)
         await until(complete)

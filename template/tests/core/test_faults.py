@@ -1,10 +1,12 @@
 """What goes wrong costs no more than it must: one run, one try, never the service."""
 
 import asyncio
+import functools
 import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from app.core.executors import threadpool
 from app.core.scheduling import Run, interval, lock, named_lock, runner
 from app.core.scheduling.answers import Fire, Won
 from app.core.scheduling.batch import storable
+from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.entry import Entry
 from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_runs
@@ -27,7 +30,7 @@ from app.core.signals import on_stop
 from app.core.tasks import end, end_between
 from app.settings import Settings
 from tests.core import sample_jobs
-from tests.core.fixtures import Declare, Scheduling
+from tests.core.fixtures import BRIEF_LEASE, Declare, Scheduling
 from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +111,9 @@ async def test_a_second_signal_ends_the_wait(scheduling: Scheduling, declare: De
 
 
 def test_the_first_signal_is_told_from_the_second() -> None:
+    """uvicorn waits for open connections, however long, until it hears of a second SIGINT."""
     called: list[str] = []
+    heard: list[int] = []
 
     async def main() -> None:
         with on_stop(lambda: called.append("first"), lambda: called.append("second")):
@@ -118,12 +123,98 @@ def test_the_first_signal_is_told_from_the_second() -> None:
                 while len(called) == before:
                     await asyncio.sleep(0)
 
-    before = signal.signal(signal.SIGTERM, lambda *_: called.extend([]))
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: heard.append(number)) for number in both]
     try:
         asyncio.run(main())
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(both, before, strict=True):
+            signal.signal(number, handler)
     assert called == ["first", "second", "second"]
+    assert heard == [signal.SIGTERM, signal.SIGINT, signal.SIGINT]
+
+
+@BRIEF_LEASE
+async def test_a_thread_that_outlives_the_drain_is_no_death(
+    scheduling: Scheduling, declare: Declare, settings: Settings, tmp_path: Path
+) -> None:
+    """Three deploys in the middle of it do not make it `lost`."""
+    go = threading.Event()
+    file = tmp_path / "begun"
+
+    def long() -> None:
+        with file.open("a") as notes:
+            notes.write("x")
+        go.wait(30)
+
+    job = declare(long, interval(days=20_000), executor="threadpool")
+    impatient = settings.model_copy(update={"shutdown_grace_seconds": 0.05})
+    at = 0
+    try:
+        for attempt in (1, 2, 3, 4):
+            async with scheduling(job, settings=impatient) as service:
+                if attempt == 1:
+                    entry = service.scheduler.find("long")
+                    assert entry
+                    at = time.time_ns() // 1000
+                    service.runner.submit(entry, at, lambda _: None, late=True)
+                begun = functools.partial(has_begun, file, attempt)
+                await until(begun)
+            (row,) = await runs(service.database, "long")
+            past = json.loads(row.attempts)[-1]
+            assert row.outcome is None
+            assert (past["outcome"], past["attempt"]) == ("interrupted", attempt)
+            assert row.lease_until > at  # it runs on, so nobody else may begin yet
+    finally:
+        go.set()
+
+
+async def has_begun(file: Path, times: int) -> bool:
+    return file.exists() and len(file.read_text()) >= times
+
+
+async def test_fires_that_get_no_slot_are_left_to_the_cursor(
+    scheduling: Scheduling, declare: Declare, settings: Settings
+) -> None:
+    """A day of them would be asked one by one, and what is due now would wait behind."""
+
+    async def often() -> None: ...
+
+    job = declare(often, interval(seconds=0.1), executor="asyncio", overlap="allow")
+    brief = settings.model_copy(update={"lease_seconds": 0.1})
+    async with scheduling(job, settings=brief) as service:
+        service.runner.executors["asyncio"].slots = 0
+        await asyncio.sleep(1.2)  # twelve fires; those of two leases wait
+        assert len(service.runner._waiting) < 9
+        service.runner.executors["asyncio"].slots = 10
+        since = time.time_ns() // 1000
+
+        async def runs_again() -> bool:
+            found = await runs(service.database, "often")
+            return any(row.outcome == "succeeded" and row.fire_time > since for row in found)
+
+        await until(runs_again)
+
+
+async def test_a_cursor_that_no_version_moves_any_more_is_taken_over(
+    scheduling: Scheduling, declare: Declare, settings: Settings
+) -> None:
+    """An old replica that started again in a rolling deploy, and is gone now, has left it."""
+
+    async def often() -> None: ...
+
+    brief = settings.model_copy(update={"lease_seconds": 0.2})
+    job = declare(often, interval(seconds=0.1), executor="asyncio")
+    async with scheduling(job, settings=brief) as service:
+        cursors = Cursors(service.database, "old")
+        mine = (await cursors.all())["often"].fingerprint
+        await cursors.register({"often": interval(seconds=0.3).fingerprint})
+
+        async def is_mine() -> bool:
+            return bool((await cursors.all())["often"].fingerprint == mine)
+
+        assert not await is_mine()
+        await until(is_mine)
 
 
 async def test_claims_wait_for_the_database_and_lose_nothing(

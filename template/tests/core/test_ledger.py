@@ -89,6 +89,18 @@ async def test_a_fire_that_nobody_claimed_in_time_is_left_to_the_cursor(ledger: 
     assert isinstance((await ledger.claim([Fire("job", at, "job")]))[0], Won)
 
 
+async def test_what_is_accounted_for_is_not_won_any_more(ledger: Ledger, other: Ledger) -> None:
+    """It is in a stretch of missed fires; a row of its own would be a second outcome."""
+    cursors = Cursors(ledger.database, "a")
+    await cursors.register({"job": "its schedule"})
+    until = (await cursors.all())["job"].accounted_until
+    late = [Fire("job", until - 40_000_000 - n, None) for n in range(2)]
+    assert await ledger.claim(late) == [Taken(settled=True)] * 2
+    # Nor by who had looked at it before it was accounted for.
+    assert await ledger._record({n: (fire, None) for n, fire in enumerate(late)}) == {}
+    assert isinstance((await other.claim([Fire("job", until + 1, "job")]))[0], Won)
+
+
 async def test_a_paused_job_is_not_claimed_and_nothing_is_recorded(ledger: Ledger) -> None:
     cursors = Cursors(ledger.database, "a")
     await cursors.register({"job": "f"})
@@ -96,6 +108,7 @@ async def test_a_paused_job_is_not_claimed_and_nothing_is_recorded(ledger: Ledge
     fire = Fire("job", await now(ledger), "job")
     assert await ledger.claim([fire]) == [Paused()]
     await cursors.resume("job")
+    fire = Fire("job", await now(ledger) + 100_000, "job")  # what was due before is not owed
     assert isinstance((await ledger.claim([fire]))[0], Won)
 
 

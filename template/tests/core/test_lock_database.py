@@ -14,7 +14,7 @@ from app.core.scheduling.answers import Fire, Won
 from app.core.scheduling.execution import Execution
 from app.core.schema import job_locks, job_runs
 from app.settings import Settings
-from tests.core.fixtures import Scheduling
+from tests.core.fixtures import BRIEF_LEASE, Scheduling
 from tests.core.waiting import runs, until
 
 pytestmark = pytest.mark.anyio
@@ -29,8 +29,9 @@ async def test_a_silent_holder_loses_a_named_lock(database: Database) -> None:
             await until(lambda: asyncio.sleep(0, held.lost))
 
 
+@BRIEF_LEASE
 async def test_a_replica_that_lost_its_lease_stops_its_run(
-    scheduling: Scheduling, declare: Callable[..., Job]
+    scheduling: Scheduling, declare: Callable[..., Job], settings: Settings
 ) -> None:
     ended: list[str] = []
 
@@ -42,7 +43,8 @@ async def test_a_replica_that_lost_its_lease_stops_its_run(
             raise
 
     job = declare(wait)
-    async with scheduling() as service:
+    brief = settings.model_copy(update={"shutdown_grace_seconds": 0.05})
+    async with scheduling(settings=brief) as service:
         await service.scheduler.add_job_async(job, jobstore="memory", executor="asyncio")
 
         async def active() -> list[Execution]:

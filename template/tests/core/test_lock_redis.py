@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -16,17 +17,20 @@ from sqlalchemy import update
 from app.core import redis as core_redis
 from app.core import wiring
 from app.core.database import Database
+from app.core.locks import redis_scripts as scripts
+from app.core.locks.redis import RedisLedger, _run_key
 from app.core.redis import RedisServer, RedisUnavailable
-from app.core.scheduling import Job, Run, lock
+from app.core.scheduling import Job, Run, interval, lock
 from app.core.scheduling.answers import Early, Fire, Refused, Taken, Won
 from app.core.scheduling.execution import Execution
 from app.core.scheduling.ledger import Ledger
+from app.core.scheduling.statements import EARLY
 from app.core.schema import job_runs
 from app.settings import Settings
-from tests.core.fixtures import Scheduling, environment, servers, time_goes_by
+from tests.core.fixtures import BRIEF_LEASE, Scheduling, environment, servers, time_goes_by
 from tests.core.servers.valkey import PREFIX, cluster
 from tests.core.test_ledger import leased, now
-from tests.core.waiting import runs, until
+from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
 
@@ -85,13 +89,14 @@ async def test_a_server_that_loses_its_memory_costs_a_try_and_no_second_run(
 
 
 async def test_after_a_loss_of_memory_nobody_is_taken_for_dead_for_a_lease(
-    ledger: Ledger, brief: Ledger, server: redis.Redis
+    ledger: Ledger, brief: Ledger, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (won,) = await brief.claim([Fire("job", await now(brief), "job")])
     assert isinstance(won, Won)
     await asyncio.sleep(0.1)
     assert [row.fence for row in await ledger.expired()] == [won.fence]
     server.flushdb()
+    monkeypatch.setattr(brief, "_lease_ms", 60_000)  # what it writes now is there to be seen
     assert await ledger.expired() == []
     assert await brief.beat([won.fence]) == {won.fence}
     assert server.exists(f"{PREFIX}run:job:{(await runs(ledger.database))[0].fire_time}")
@@ -126,6 +131,7 @@ async def test_a_claim_whose_answer_did_not_arrive_is_ours_when_it_is_asked_agai
     assert await ledger.beat([7]) == {7}
 
 
+@BRIEF_LEASE
 async def test_a_replica_that_lost_its_lease_stops_its_run(
     scheduling: Scheduling, declare: Callable[..., Job], server: redis.Redis
 ) -> None:
@@ -185,6 +191,49 @@ async def test_a_zombie_does_not_get_its_old_fence_back(
     third = await brief.take_over(row, "job", [])
     assert third
     assert third.fence > again.fence > won.fence
+
+
+async def test_a_fire_whose_winner_dies_before_it_is_recorded_runs_elsewhere(
+    scheduling: Scheduling,
+    declare: Callable[..., Job],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In between there is an election in Redis, and nothing in the ledger to take over."""
+
+    async def often() -> None: ...
+
+    dead: list[Fire] = []
+    armed: list[bool] = []
+    whole = RedisLedger._answer
+
+    async def answer(self: RedisLedger, asked: Any) -> Any:
+        first, given = bool(armed) and not dead, asked.values()
+        if first:
+            dead.extend(given)
+            keys = [_run_key(fire.job, fire.time) for fire in given]
+            times = [fire.time for fire in given]
+            ours = ("dead", self._lease_ms, EARLY, *times)
+            await self._redis.run(scripts.ELECT, ["fence", "since", *keys], *ours)
+        answers = await whole(self, asked)
+        if first:
+            assert set(answers.values()) == {Taken(settled=False)}
+        return answers
+
+    monkeypatch.setattr(RedisLedger, "_answer", answer)
+    job = declare(often, interval(seconds=0.5), executor="asyncio", overlap="allow")
+    # Long enough that on a busy machine, too, it is asked for before it is late.
+    longer = settings.model_copy(update={"lease_seconds": 2})
+    async with scheduling(job, settings=longer) as service:
+        await outcomes(service.database, "often")
+        armed.append(True)
+        await until(lambda: asyncio.sleep(0, dead))
+
+        async def ran() -> bool:
+            found = {row.fire_time: row.outcome for row in await runs(service.database, "often")}
+            return all(found.get(fire.time) == "succeeded" for fire in dead)
+
+        await until(ran)
 
 
 async def test_many_who_live_do_not_hide_one_who_is_dead(ledger: Ledger) -> None:

@@ -1,10 +1,12 @@
 """Locks that replicas share: leases, and what becomes of them."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
 
+from app.core import wiring
 from app.core.scheduling import Job
 from app.settings import Settings
 from tests.core.fixtures import Scheduling
@@ -13,13 +15,54 @@ from tests.core.waiting import until
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.parametrize("on_store_loss", ["cancel", "continue"])
 async def test_a_silent_database_ends_a_run_after_a_whole_lease(
     scheduling: Scheduling,
     settings: Settings,
     declare: Callable[..., Job],
     monkeypatch: pytest.MonkeyPatch,
+    on_store_loss: str,
 ) -> None:
+    """Unless its job says that it shall go on: another replica may begin it again by then."""
+    begun: list[str] = []
     ended: list[str] = []
+    silences = 0
+
+    async def wait() -> None:
+        begun.append("begun")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("ended")
+
+    async def silent(self: object, fences: object) -> None:
+        nonlocal silences
+        silences += 1
+        raise OSError("the database does not answer")
+
+    brief = settings.model_copy(update={"lease_seconds": 0.2, "shutdown_grace_seconds": 0.05})
+    async with scheduling(settings=brief) as service:
+        answers = type(service.runner.ledger).beat
+        monkeypatch.setattr(type(service.runner.ledger), "beat", silent)
+        job = declare(wait, on_store_loss=on_store_loss)
+        await service.scheduler.add_job_async(job, jobstore="memory", executor="asyncio")
+        await until(lambda: asyncio.sleep(0, ended or silences > 8))
+        assert bool(ended) == (on_store_loss == "cancel")
+        assert ended or begun == ["begun"]  # nor does it begin again here, where it still runs
+        monkeypatch.setattr(type(service.runner.ledger), "beat", answers)
+        if ended:  # a job of this process's memory: nobody else could run it again
+            await until(lambda: asyncio.sleep(0, len(begun) > 1))
+
+
+async def test_a_call_that_does_not_return_is_silence_too(
+    scheduling: Scheduling,
+    settings: Settings,
+    declare: Callable[..., Job],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A frozen server; where one process writes at a time, that one keeps all others off, too."""
+    ended: list[str] = []
+    asked: list[float] = []
 
     async def wait() -> None:
         try:
@@ -27,11 +70,17 @@ async def test_a_silent_database_ends_a_run_after_a_whole_lease(
         finally:
             ended.append("ended")
 
-    async def silent(self: object, fences: object) -> None:
-        raise OSError("the database does not answer")
+    async def hang(self: object, fences: object) -> None:
+        asked.append(time.monotonic())
+        await asyncio.sleep(60)
 
-    brief = settings.model_copy(update={"lease_seconds": 0.2})
+    brief = settings.model_copy(update={"lease_seconds": 0.2, "shutdown_grace_seconds": 0.05})
+    one_writes = wiring.database.DIALECT.longest_write(1) is not None
     async with scheduling(settings=brief) as service:
-        monkeypatch.setattr(type(service.runner.ledger), "beat", silent)
+        monkeypatch.setattr(type(service.runner.ledger), "beat", hang)
         await service.scheduler.add_job_async(declare(wait), jobstore="memory", executor="asyncio")
-        await until(lambda: asyncio.sleep(0, ended))
+        await until(lambda: asyncio.sleep(0, asked))
+        await until(
+            lambda: asyncio.sleep(0, ended or (one_writes and time.monotonic() > asked[0] + 0.5))
+        )
+        assert bool(ended) != one_writes

@@ -101,6 +101,47 @@ def test_a_daily_job_runs_once_per_wall_clock_day(
     assert {(b - a).days for a, b in pairwise(days)} == {1}
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    _expressions
+    | st.sampled_from(["*/20 * * * * *", "7 */10 1-3 * * *", "0 0 L * *", "0 0 * * 5L"]),
+    st.sampled_from(CHANGES),
+    st.integers(-5 * 86_400, 86_400),
+    st.integers(0, 5 * 86_400),
+)
+def test_fires_are_counted_as_if_each_were_looked_at(
+    expression: str, change: tuple[ZoneInfo, datetime], start: int, seconds: int
+) -> None:
+    zone, at = change
+    trigger = cron(expression, zone.key)
+    after = at + timedelta(seconds=start, microseconds=start % 2)
+    until = after + timedelta(seconds=seconds)
+    assert trigger.count(after, until) == sum(1 for _ in trigger.between(after, until))
+
+
+@pytest.mark.parametrize(
+    ("zone", "start"), [("America/Nuuk", "2025-03-26"), ("Pacific/Apia", "2011-12-26")]
+)
+def test_fires_are_counted_where_a_day_begins_in_a_jump(zone: str, start: str) -> None:
+    """In Nuuk 23:00 is followed by midnight, in Samoa a day is left out."""
+    after = datetime.fromisoformat(start).replace(tzinfo=UTC)
+    for trigger in (cron("30 23 * * *", zone), cron("*/37 * * * *", zone)):
+        for hours in range(60, 192, 19):
+            span = after, after + timedelta(hours=hours)
+            assert trigger.count(*span) == sum(1 for _ in trigger.between(*span))
+
+
+def test_the_fires_of_a_long_outage_are_counted_at_once() -> None:
+    year = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+    assert cron("* * * * * *").count(*year) == 365 * 86_400
+    assert interval(seconds=0.5).count(*year) == 365 * 86_400 * 2
+    assert date(year[1]).count(*year) == 1
+    assert [trigger.count(year[1], year[0]) for trigger in (cron("@daily"), interval(hours=1))] == [
+        0,
+        0,
+    ]
+
+
 def test_weekdays_count_from_sunday_and_day_or_weekday_matches() -> None:
     monday = datetime(2026, 11, 23, tzinfo=UTC)
     assert cron("0 8 * * 1").next(monday) == monday + timedelta(hours=8)

@@ -22,7 +22,7 @@ from app.core.schema import job_runs
 from app.core.service import Service
 from app.core.worker import Worker
 from app.settings import Settings
-from tests.core.fixtures import Scheduling, environment, servers
+from tests.core.fixtures import BRIEF_LEASE, Scheduling, environment, servers, time_goes_by
 from tests.core.waiting import outcomes, runs, succeeded, until
 from tests.core.working import JOBS, brief, computing, hanging
 
@@ -125,6 +125,7 @@ async def test_a_message_that_comes_again_takes_over_no_run_that_has_begun(
         assert [after.fence for after in await runs(here.database, id)] == [begun.fence]
 
 
+@BRIEF_LEASE
 async def test_what_is_due_while_no_worker_is_there_waits_and_is_sent_again_seldom(
     scheduling: Scheduling, settings: Settings, notes: Path
 ) -> None:
@@ -143,6 +144,7 @@ async def test_what_is_due_while_no_worker_is_there_waits_and_is_sent_again_seld
         assert len(lines(notes)) == 1
 
 
+@BRIEF_LEASE
 async def test_the_run_of_a_killed_worker_is_taken_over_by_another(
     scheduling: Scheduling, start: Start, notes: Path
 ) -> None:
@@ -188,6 +190,7 @@ async def test_a_second_signal_ends_the_wait(
         assert time.monotonic() - began < 60
 
 
+@BRIEF_LEASE
 async def test_a_frozen_worker_changes_nothing_when_it_comes_back(
     scheduling: Scheduling, start: Start, notes: Path
 ) -> None:
@@ -224,6 +227,26 @@ async def test_a_job_that_is_paused_while_it_waits_does_not_run_until_it_is_resu
             await noted(notes)
 
 
+@BRIEF_LEASE
+async def test_what_waits_for_a_worker_is_not_sent_again_while_its_job_is_paused(
+    scheduling: Scheduling, settings: Settings
+) -> None:
+    """Each sending waits twice as long for the next: it would be late when it is resumed."""
+    async with scheduling(replace(brief, schedule=SOON)) as here:
+        await until(lambda: runs(here.database, "brief"))
+        await here.scheduler.pause_job_async("brief")
+        time_goes_by(settings, here.database, 60)
+        assert not await Queue(here.ledger).overdue()
+        (before, *_) = await runs(here.database, "brief")
+        await here.scheduler.resume_job_async("brief")
+
+        async def is_sent_again() -> bool:
+            (row, *_) = await runs(here.database, "brief")
+            return bool(row.sent > before.sent)
+
+        await until(is_sent_again)
+
+
 async def test_a_run_that_starts_while_its_worker_stops_is_given_back(
     scheduling: Scheduling, settings: Settings, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +272,7 @@ async def test_a_run_that_starts_while_its_worker_stops_is_given_back(
         assert [past["outcome"] for past in json.loads(row.attempts)] == ["interrupted"]
 
 
+@BRIEF_LEASE
 async def test_what_no_worker_takes_within_the_catch_up_window_is_missed(
     scheduling: Scheduling,
 ) -> None:

@@ -40,6 +40,6 @@ JOBS: dict[str, Job] = {job.id: job for job in (brief, computing, hanging)}
 
 
 def main() -> None:
-    settings = Settings.load().model_copy(update={"lease_seconds": 0.5})
+    settings = Settings.load().model_copy(update={"lease_seconds": float(os.environ["LEASE"])})
     configure_logging(settings)
     asyncio.run(Worker(settings, JOBS).run())

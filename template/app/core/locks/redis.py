@@ -87,7 +87,8 @@ class RedisLedger(Ledger):
             elif owner == self.replica and int(fence) not in self._held:
                 elected[position] = replace(fire, fence=int(fence))
             else:
-                answers[position] = Taken(claim == scripts.DONE)
+                done = claim == scripts.DONE
+                answers[position] = Taken(settled=done, recorded=done)
         return answers | await self._confirm(elected, int(now))
 
     async def _confirm(self, elected: Asked, now: int) -> dict[int, Claim]:

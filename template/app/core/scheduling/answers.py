@@ -1,7 +1,7 @@
 """A fire, and what a claim for it is answered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Message = Mapping[str, Any]
@@ -43,9 +43,13 @@ class Won:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """There is a row for it already; `settled` when that has an outcome."""
+    """Somebody has it; `settled` when it has an outcome.
+
+    Not yet `recorded`: elected by the lock backend, and perhaps without a row in the ledger.
+    """
 
     settled: bool
+    recorded: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     exists,
     literal,
     null,
+    or_,
     select,
     update,
 )
@@ -99,7 +100,9 @@ class Claims:
                 if row.won is not None:
                     answers[row.position] = Won(row.won, row.won_id)
                 elif row.id is not None:
-                    answers[row.position] = Taken(row.outcome is not None)
+                    answers[row.position] = Taken(settled=row.outcome is not None)
+                elif row.accounted:  # missed, in a stretch of them; or before the job's time
+                    answers[row.position] = Taken(settled=True)
                 elif fire.time > row.now + EARLY:
                     answers[row.position] = Early((fire.time - row.now) / 1e6)
                 elif row.paused:
@@ -176,11 +179,14 @@ class Claims:
             "claimed_at": case((running, self._now)),
             "finished_at": case((running, null()), else_=self._now),
         }
-        paused = exists().where(job_schedules.c.job == batch.c.job, is_paused(self._now))
+        cursor = job_schedules.c
+        # It may have been paused, or the fire recorded as missed, since it was looked at.
+        over = or_(is_paused(self._now), cursor.accounted_until >= batch.c.fire_time)
+        closed = exists().where(cursor.job == batch.c.job, over)
         return (
             self._insert.from_select(
                 list(values),
-                select(*values.values()).where(~paused).order_by(batch.c.job, batch.c.fire_time),
+                select(*values.values()).where(~closed).order_by(batch.c.job, batch.c.fire_time),
                 include_defaults=False,
             )
             .on_conflict_do_nothing()

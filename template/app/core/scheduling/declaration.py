@@ -28,6 +28,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
     "overlap": ("skip", "allow"),
     "catch_up": ("latest", "none"),
     "on_crash": ("retry", "lost"),
+    "on_store_loss": ("cancel", "continue"),
 }
 
 
@@ -50,6 +51,7 @@ class Job:
     overlap: Literal["skip", "allow"] = "skip"
     catch_up: Literal["latest", "none"] = "latest"
     on_crash: Literal["retry", "lost"] = "retry"
+    on_store_loss: Literal["cancel", "continue"] = "cancel"
     declared: bool = True
 
     def __post_init__(self) -> None:
@@ -117,6 +119,7 @@ def job(
     overlap: Literal["skip", "allow"] = "skip",
     catch_up: Literal["latest", "none"] = "latest",
     on_crash: Literal["retry", "lost"] = "retry",
+    on_store_loss: Literal["cancel", "continue"] = "cancel",
 ) -> Callable[[Callable[..., Any]], Job]:
     """Declare a job. `def` and `async def` both run on every executor.
 
@@ -125,7 +128,8 @@ def job(
     values for the function. `id` is the module and function name unless given. `timeout` and
     `backoff` are seconds. Retries happen within the same fire. `overlap="skip"` lets a fire pass
     while the job still runs; `catch_up` says what becomes of fires that were missed while
-    everything was down, `on_crash` of a run whose process died.
+    everything was down, `on_crash` of a run whose process died, `on_store_loss` of a run once the
+    ledger has been silent for a lease: another replica may have begun it again by then.
     """
 
     if trigger is not None and not isinstance(trigger, Trigger) and not callable(trigger):
@@ -146,6 +150,7 @@ def job(
             overlap=overlap,
             catch_up=catch_up,
             on_crash=on_crash,
+            on_store_loss=on_store_loss,
         )
         _check(declaration)
         other = _declared.get(identity)

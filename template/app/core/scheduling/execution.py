@@ -40,7 +40,7 @@ class Execution:
         self._attempt = claim.attempt
         self._settled = settled
         self._body: asyncio.Task[Any] | None = None
-        self._lost = False
+        self.lost = False
         self._draining = False
         self._pausing = False
         self._stopping = False
@@ -49,7 +49,7 @@ class Execution:
         """Somebody else has this run, or may have: end the body, record nothing."""
         if self._body is not None and not self._body.done():
             _log.error("%s: cancelled, %s", self.entry.key, why)
-            self._lost = True
+            self.lost = True
             self._body.cancel()
 
     def drain(self) -> None:
@@ -83,7 +83,7 @@ class Execution:
     async def _until_it_stands(self) -> Ended:
         while True:
             ended = await self._once()
-            if self._lost or not await self._again(ended):
+            if self.lost or not await self._again(ended):
                 return ended
             self._attempt += 1
             if self._draining:
@@ -131,19 +131,22 @@ class Execution:
             self.drain()
         await asyncio.wait({self._body})
         self._pausing = False
-        return not self._lost
+        return not self.lost
 
     async def _record(self, ended: Ended) -> Outcome | None:
         """Write how it ended. None: it was given back, or somebody else has it."""
         outcome: Outcome = ended.outcome
         if self._draining and ended.outcome == "cancelled":
             outcome = "interrupted"
+            past = [*self._attempts, self._past(outcome, ended.error)]
             if self.entry.restarts and ended.still_running is not None:
-                return None  # it ends with this process; until then the lease keeps others off
-            if self.entry.restarts:
-                past = [*self._attempts, self._past(outcome, ended.error)]
-                if await self._insist(lambda: self._ledger.hand_over(self.fence, past)):
-                    return None
+                # It ends with this process; until then the lease keeps others off.
+                await self._insist(lambda: self._ledger.retry(self.fence, self._attempt, past))
+                return None
+            if self.entry.restarts and await self._insist(
+                lambda: self._ledger.hand_over(self.fence, past)
+            ):
+                return None
         return await self._insist(
             lambda: self._ledger.finish(
                 self.fence,
@@ -158,7 +161,7 @@ class Execution:
     async def _insist(self, write: Callable[[], Awaitable[T]]) -> T | None:
         """Write to the ledger, again and again until it answers: the run is still ours."""
         pause = 0.1
-        while not self._lost:
+        while not self.lost:
             try:
                 return await write()
             except Exception as error:

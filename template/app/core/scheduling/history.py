@@ -1,7 +1,6 @@
 """What became of a job, as the ledger has it."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.database import Database
 from app.core.scheduling.cursors import Cursors
-from app.core.scheduling.translation import trigger_from_json
+from app.core.scheduling.translation import schedule_of
 from app.core.scheduling.triggers import Trigger, microseconds, moment
 from app.core.schema import job_runs
 
@@ -81,7 +80,7 @@ async def audit(database: Database) -> dict[str, Audit]:
         until = now - int(settings.lease_seconds * 1e6)
         kept = cursor.now - int(settings.retention_days * 86_400e6) + _EARLIEST
         after = max(cursor.since, kept)
-        trigger = trigger_from_json(json.loads(cursor.trigger or cursor.fingerprint))
+        trigger = schedule_of(cursor)
         recorded = await cursors.recorded(job, after, until)
         found[job] = await asyncio.to_thread(_compare, trigger, after, until, recorded)
     return found

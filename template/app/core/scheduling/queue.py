@@ -40,11 +40,15 @@ class Queue:
         return (won, json.loads(row.attempts or "[]")) if won else None
 
     async def overdue(self, after: int = 0) -> Sequence[Row[Any]]:
-        """What no worker has taken for too long since it was sent; a page, from this id on."""
+        """What no worker has taken for too long since it was sent; a page, from this id on.
+
+        Not of paused jobs: no worker would take it.
+        """
+        paused = exists().where(job_schedules.c.job == _run.job, is_paused(self._now))
         statement = (
             select(job_runs, self._now.label("now"))
             .where(_run.outcome.is_(None), _run.sent.is_not(None), _run.lease_until < self._now)
-            .where(_run.id > after)
+            .where(_run.id > after, ~paused)
             .order_by(_run.id + 0)  # by the index of open runs, as in Ledger.expired
             .limit(500)
         )

@@ -4,7 +4,8 @@ import asyncio
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row
@@ -13,11 +14,14 @@ from app.core.database import AWAY
 from app.core.scheduling.cursors import Cursors, Stretch
 from app.core.scheduling.entry import Entry, Settlement
 from app.core.scheduling.runner import Runner
+from app.core.scheduling.translation import schedule_of
 from app.core.scheduling.triggers import Trigger, microseconds, moment
-from app.core.tasks import unhurried
+from app.core.tasks import end_between, unhurried
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 3
+_ABANDONED = 3
+"""Leases after which the version that a cursor belongs to must have moved it."""
 
 
 class Recovery:
@@ -37,11 +41,58 @@ class Recovery:
         self._lease = int(lease * 1e6)
         self._find = find
         self._settled = settled
+        self._watching: asyncio.Task[None] | None = None
+        self._one_look = asyncio.Lock()
+        self._accounting: asyncio.Task[None] | None = None
+        self._one_account = asyncio.Lock()
+        self._accounted = float("-inf")
+
+    def start(self, every: float) -> None:
+        """Take over each so many seconds, apart from all that may take longer."""
+        self._watching = asyncio.create_task(self._watch(every), name="take-over")
+
+    async def stop(self) -> None:
+        await end_between(self._one_look, self._watching)
+        await end_between(self._one_account, self._accounting)
+
+    async def _watch(self, every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            try:
+                async with self._one_look:
+                    await self.take_over()
+            except AWAY:
+                pass  # the poll says so
+            except Exception:
+                _log.exception("what dead replicas left behind is looked at again")
+
+    def account(
+        self,
+        cursors: Mapping[str, Row[Any]],
+        own: Mapping[str, Trigger],
+        effective: Mapping[str, Trigger],
+    ) -> bool:
+        """Catch up, each third of a lease, in a task of its own: it may take longer than a poll."""
+        busy = self._accounting is not None and not self._accounting.done()
+        if busy or time.monotonic() - self._accounted < self._lease / 3e6:
+            return False
+        self._accounted = time.monotonic()
+        catching_up = self._catch_up_quietly(cursors, own, effective)
+        self._accounting = asyncio.create_task(catching_up, name="catch-up")
+        return True
+
+    async def _catch_up_quietly(self, *args: Any) -> None:
+        try:
+            await self.catch_up(*args)
+        except Exception as error:
+            _log.warning("what is owed is looked at again: %s", error)
 
     async def take_over(self) -> None:
         """Run again, or give up, what dead replicas left behind."""
         await self._ledger.disown(self._runner.fences)
         for row in await self._ledger.expired():
+            if row.fence in self._runner.fences:  # a heartbeat may yet revive it
+                continue
             entry = self._find(row.job)
             if entry is None:
                 if row.now - row.fire_time > self._ledger.window + self._lease:
@@ -71,55 +122,63 @@ class Recovery:
     ) -> None:
         """Find what is owed, run the newest of it where the job asks for that, record the rest.
 
-        Only where the schedule `own` to this version of the service is the cursor's.
+        Only where the schedule `own` to this version of the service is the cursor's. Another
+        version's cursor that nobody moves any more becomes this one's.
         """
+        asked = self._runner.late()
         async for key, trigger in unhurried(own.items()):
             cursor, entry = cursors.get(key), self._find(key)
-            if cursor and entry and not cursor.paused and cursor.fingerprint == trigger.fingerprint:
+            if cursor and entry and not cursor.paused:
                 try:
-                    await self._account(entry, effective[key], cursor)
+                    async with self._one_account:
+                        if cursor.fingerprint == trigger.fingerprint:
+                            await self._account(entry, effective[key], cursor, asked.get(key))
+                        elif self._is_abandoned(cursor):
+                            await self._cursors.register({key: trigger.fingerprint})
                 except AWAY:
                     raise
                 except Exception:  # a trigger's own: it must not keep the others from theirs
                     _log.exception("%s: what it owes could not be told", key)
 
-    async def _account(self, entry: Entry, trigger: Trigger, cursor: Row[Any]) -> None:
-        old, until = cursor.accounted_until, cursor.now - self._lease
+    def _is_abandoned(self, cursor: Row[Any]) -> bool:
+        """Has nobody accounted for what has long been due by the schedule that it is of?"""
+        due = schedule_of(cursor).last(moment(cursor.now - _ABANDONED * self._lease))
+        return due is not None and microseconds(due) > cursor.accounted_until
+
+    async def _account(
+        self, entry: Entry, trigger: Trigger, cursor: Row[Any], asked: int | None
+    ) -> None:
+        # Later than claims end by as much as one may take: else a fire could be both.
+        old, until = cursor.accounted_until, cursor.now - self._lease - self._lease // 3
+        if asked is not None:  # it may yet run
+            until = min(until, asked - 1)
         newest = trigger.last(moment(until)) if until > old else None
         if newest is None or microseconds(newest) <= old:
             return
         recorded = await self._cursors.recorded(entry.key, old, until)
-        seen = list(recorded)
-        # A per-second job after a day down: 86,400 fires, not on the loop.
-        missing = await asyncio.to_thread(
-            lambda: [
-                fire
-                for fire in map(microseconds, trigger.between(moment(old), newest))
-                if not any(first <= fire <= last for first, last in recorded)
-            ]
-        )
         run = microseconds(newest)
-        wanted = missing and missing[-1] == run and entry.job.catch_up == "latest"
-        if wanted and run > cursor.now - self._ledger.window:
+        wanted = entry.job.catch_up == "latest" and run > cursor.now - self._ledger.window
+        if wanted and not any(first <= run <= last for first, last in recorded):
             # The cursor stays before it: until it has a row, it is owed.
-            missing, until = missing[:-1], run - 1
-            seen = [row for row in recorded if row[0] <= until]
+            until = run - 1
+            recorded = [row for row in recorded if row[0] <= until]
             if not self._runner.knows(entry.key, run):
                 self._runner.submit(entry, run, lambda _: None, late=True)
-        stretches = list(_stretches(missing, [last for _, last in recorded]))
-        if await self._cursors.account(entry.key, old, until, stretches, seen) and missing:
-            _log.error("%s: %d fires were missed", entry.key, len(missing))
+        missed = await asyncio.to_thread(_missed, trigger, old, until, recorded)
+        if await self._cursors.account(entry.key, old, until, missed, recorded) and missed:
+            _log.error("%s: %d fires were missed", entry.key, sum(row.fires for row in missed))
 
 
-def _stretches(missing: Iterable[int], recorded: Iterable[int]) -> Iterator[Stretch]:
-    """Group missed fires that have no recorded one between them."""
-    borders, current = sorted(recorded), None
-    for fire in missing:
-        if current and not any(current.last < border < fire for border in borders):
-            current = Stretch(current.first, fire, current.fires + 1)
-            continue
-        if current:
-            yield current
-        current = Stretch(fire, fire, 1)
-    if current:
-        yield current
+def _missed(
+    trigger: Trigger, after: int, until: int, recorded: Sequence[tuple[int, int]]
+) -> list[Stretch]:
+    """The fires between the two that have no record, those in one stretch that come in a row."""
+    missed: list[Stretch] = []
+    for first, last in [*recorded, (until + 1, until + 1)]:
+        since, before = moment(after), moment(min(first - 1, until))
+        begin, end = trigger.next(since), trigger.last(before)
+        if begin and end and begin <= end:
+            fires = trigger.count(since, before)
+            missed.append(Stretch(microseconds(begin), microseconds(end), fires))
+        after = max(after, last)
+    return missed

@@ -65,7 +65,6 @@ class ReplicaScheduler(PassingScheduler):
         runner.wanted, runner.find = self.wanted, self.find
         self._one_poll = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
-        self._accounted = float("-inf")
         self.last_poll: float | None = None
         self.store_error: str | None = None
         plugs = {name: JobExecutor(runner, name) for name in runner.executors}
@@ -97,12 +96,14 @@ class ReplicaScheduler(PassingScheduler):
 
     def start(self, paused: bool = False) -> None:
         super().start(paused)
-        self._polling = asyncio.create_task(self._poll_forever(), name="scheduler-poll")
+        self._polling = asyncio.create_task(self._poll_forever(), name="poll")
+        self._recovery.start(POLL)
 
     async def stop(self) -> None:
         """Submit nothing more; the runner drains what runs."""
         await end(self._passing)
         await end_between(self._one_poll, self._polling)
+        await self._recovery.stop()
         if self.state != STATE_STOPPED:
             self.base_shutdown(wait=False)
 
@@ -126,8 +127,9 @@ class ReplicaScheduler(PassingScheduler):
             try:
                 if self._mirror and await self._mirror.refresh(microseconds(self.clock())):
                     self.wakeup()
-                for key in list(self._over):
-                    await self._shared.complete(key)
+                enough = time.monotonic() + POLL / 2
+                while self._over and time.monotonic() < enough:  # the rest next time
+                    await self._shared.complete(key := next(iter(self._over)))
                     self._over.discard(key)
                 self.store_error = None
             except Exception as error:
@@ -149,12 +151,9 @@ class ReplicaScheduler(PassingScheduler):
             async for key, own in unhurried(recurring.items())
             if key in rows
         }
-        if self.state != STATE_STOPPED:
-            await self._recovery.take_over()
-            if time.monotonic() - self._accounted > self._settings.lease_seconds / 3:
-                self._accounted = time.monotonic()
-                await self._recovery.catch_up(rows, recurring, effective)
-                await self._retention.sweep()
+        running = self.state != STATE_STOPPED
+        if running and self._recovery.account(rows, recurring, effective):
+            await self._retention.sweep()
         self.last_poll = time.monotonic()
 
     async def _register(self, recurring: Mapping[str, Trigger]) -> None:

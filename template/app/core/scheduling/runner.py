@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from app.core.database import is_busy
 from app.core.executors import ExecutorBackend
 from app.core.scheduling.answers import Claim, Early, Fire, Paused, Refused, Stale, Taken, Won
 from app.core.scheduling.entry import Entry, Settled, Settlement
 from app.core.scheduling.execution import Execution
+from app.core.scheduling.heartbeat import Heartbeat
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.triggers import moment
 from app.core.tasks import end
@@ -58,7 +58,7 @@ class Runner:
     def start(self) -> None:
         self._loops = [asyncio.create_task(self._claim_forever(), name="claims")]
         if self.ledger.lease is not None:
-            beats = self._beat_forever(self.ledger.lease)
+            beats = Heartbeat(self.ledger, self._running).forever(self.ledger.lease)
             self._loops.append(asyncio.create_task(beats, name="heartbeat"))
 
     def submit(self, entry: Entry, time: int, settled: Settled, late: bool = False) -> None:
@@ -99,6 +99,9 @@ class Runner:
         self._runs.discard(task)
         self._running.pop(run.fence, None)
         self._used[run.entry.executor] -= 1
+        self.remembered.pop(run.entry.key, None)
+        if run.lost and run.entry.origin == "memory":  # nobody else could run it again
+            self.remembered[run.entry.key] = run.entry
         self._wake.set()
 
     @property
@@ -110,6 +113,14 @@ class Runner:
         """Is this fire waiting or running here?"""
         running = any(r.entry.key == key and r.time == time for r in self._running.values())
         return running or (key, time) in self._waiting
+
+    def late(self) -> dict[str, int]:
+        """The first fire of each key that is asked for here although it is late."""
+        first: dict[str, int] = {}
+        for (key, fire_time), waiting in self._waiting.items():
+            if waiting.late:
+                first[key] = min(fire_time, first.get(key, fire_time))
+        return first
 
     def free(self, executor: str) -> int:
         """How many more runs this executor takes; none once the service stops."""
@@ -140,16 +151,21 @@ class Runner:
         slots = {name: max(0, self.free(name)) for name in self.executors}
         now, left, batch = time.monotonic(), sum(slots.values()), list[Waiting]()
         for waiting in list(self._waiting.values()):
-            if left == 0 or len(batch) == _BATCH:
-                break
-            if not self.wanted(waiting.entry):
+            if self._is_stale(waiting) or not self.wanted(waiting.entry):
                 del self._waiting[waiting.entry.key, waiting.time]
                 waiting.settled(Settlement(False))
+            elif left == 0 or len(batch) == _BATCH:
+                break
             elif waiting.not_before <= now and slots[waiting.entry.executor] > 0:
                 slots[waiting.entry.executor] -= 1
                 left -= 1
                 batch.append(waiting)
         return batch
+
+    def _is_stale(self, waiting: Waiting) -> bool:
+        """It got no slot in time: that is the cursor's to account for, and not asked one by one."""
+        age = time.time() * 1e6 - waiting.time
+        return waiting.entry.is_owed and not waiting.late and age > 2 * self.ledger.patience
 
     def _fire(self, waiting: Waiting) -> Fire:
         late = waiting.late or not waiting.entry.is_owed
@@ -164,45 +180,22 @@ class Runner:
         if isinstance(claim, Early):
             self._ask_again(waiting, claim.seconds)
             return
-        if entry.once and claim == Taken(settled=False):
-            # No cursor sees to it if whoever has it dies before that is in the ledger.
-            self._ask_again(waiting, self.ledger.patience / 1e6)
+        if isinstance(claim, Taken) and not claim.recorded:
+            # Whoever was elected may die before it is in the ledger, where others would find it.
+            waiting.late = True
+            self._ask_again(waiting, self.ledger.patience / 1e6 + _RETRY)
             return
         self._waiting.pop((entry.key, at), None)
         match claim:
             case Won():
                 self.resume(entry, at, claim, [], waiting.settled)
-            case Taken(settled):
+            case Taken(settled=settled):
                 waiting.settled(Settlement(settled))
             case Paused() | Stale():
                 waiting.settled(Settlement(False))
             case Refused(outcome):
                 _log.info("%s %s: %s", entry.key, moment(at).isoformat(), outcome)
                 waiting.settled(Settlement(True, outcome))
-
-    async def _beat_forever(self, lease: float) -> None:
-        """One heartbeat for all runs of this replica, each third of a lease."""
-        heard = time.monotonic()
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(lease / 3)
-            if (stood := time.monotonic() - before - lease / 3) > lease:
-                _log.error("this replica stood still for %.1f s, longer than its lease", stood)
-            fences = list(self._running)
-            try:
-                kept = await self.ledger.beat(fences) if fences else set()
-                heard = time.monotonic()
-            except Exception as error:
-                if is_busy(error):  # while one process writes, nobody can take over
-                    heard = time.monotonic()
-                if time.monotonic() - heard > lease:
-                    self._lose(fences, "the database was silent for a whole lease")
-                continue
-            self._lose([fence for fence in fences if fence not in kept], "it was taken over")
-
-    def _lose(self, fences: Sequence[int], why: str) -> None:
-        for run in filter(None, map(self._running.get, fences)):
-            run.lose(why)
 
     def stop_claims(self) -> None:
         """Claim nothing more; what runs, runs on."""

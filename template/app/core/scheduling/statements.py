@@ -15,6 +15,7 @@ from sqlalchemy import (
     Update,
     and_,
     case,
+    false,
     func,
     null,
     or_,
@@ -62,6 +63,10 @@ def looking(dialect: Dialect) -> Select[Any]:
             holder.c.lease_until,
             holder.c.sent,
             is_paused(now).label("paused"),
+            # Not so where there is no cursor.
+            func.coalesce(job_schedules.c.accounted_until >= batch.c.fire_time, false()).label(
+                "accounted"
+            ),
             now.label("now"),
         )
         .select_from(batch)
@@ -76,7 +81,8 @@ def plainly_free(looked: FromClause, window: int, patience: int) -> Subquery:
     c = looked.c
     due = and_(c.asked_time <= c.now + EARLY, c.asked_time >= c.now - window)
     in_time = or_(c.late, c.asked_time >= c.now - patience)
-    free = and_(c.id.is_(None), c.fence.is_(None), c.to_send.is_(None), ~c.paused)
+    open_ = and_(c.to_send.is_(None), ~c.paused, ~c.accounted)
+    free = and_(c.id.is_(None), c.fence.is_(None), open_)
     return (
         select(
             c.position,

@@ -1,10 +1,13 @@
 """Other forms of a trigger put into ours: APScheduler's, `add_job(f, "cron", hour=2)`, and JSON."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from datetime import date as day
 from typing import Any
 from zoneinfo import ZoneInfo
+
+from sqlalchemy import Row
 
 from app.core.scheduling.triggers import Date, Interval, Trigger, cron, date, interval
 from app.core.zones import named
@@ -99,6 +102,11 @@ def _crontab(arguments: Mapping[str, Any]) -> str:
     order = ("minute", "hour", "day", "month", "day_of_week")
     five = " ".join(whole[name] for name in order)
     return five if whole["second"] == "0" else f"{whole['second']} {five}"
+
+
+def schedule_of(cursor: Row[Any]) -> Trigger:
+    """What the job goes by, whichever version of the service gave it that. Raises `ValueError`."""
+    return trigger_from_json(json.loads(cursor.trigger or cursor.fingerprint))
 
 
 def trigger_from_json(data: dict[str, Any]) -> Trigger:

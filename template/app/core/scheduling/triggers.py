@@ -7,20 +7,18 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from app.core.scheduling import crontab
 from app.core.zones import named
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# Zones move their clocks by up to an hour or two; a wall clock never jumps further than this,
-# but for the date line (Samoa lost 2011-12-30 whole).
-_LONGEST_JUMP = timedelta(hours=25)
 _SHORTHANDS = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -68,6 +66,10 @@ class Trigger(ABC):
             yield fire
             fire = self.next(fire)
 
+    @abstractmethod
+    def count(self, after: datetime, until: datetime) -> int:
+        """How many fire times `between` gives, without going through each of them."""
+
     @cached_property
     def fingerprint(self) -> str:
         """The same for two triggers if and only if they fire at the same instants."""
@@ -87,6 +89,10 @@ class Interval(Trigger):
     def last(self, until: datetime) -> datetime | None:
         return self._at((until - _EPOCH - self.offset) // self.step)
 
+    def count(self, after: datetime, until: datetime) -> int:
+        since = _EPOCH + self.offset
+        return max(0, (until - since) // self.step - (after - since) // self.step)
+
     def _at(self, count: int) -> datetime:
         return _EPOCH + self.offset + count * self.step
 
@@ -103,48 +109,13 @@ class Cron(Trigger):
     zone: ZoneInfo | None = None
 
     def next(self, after: datetime) -> datetime | None:
-        return self._fire(after, forward=True)
+        return crontab.fire(self.expression, self.zone or UTC, after, forward=True)
 
     def last(self, until: datetime) -> datetime | None:
-        return self._fire(until + _MICROSECOND, forward=False)
+        return crontab.fire(self.expression, self.zone or UTC, until + _MICROSECOND, forward=False)
 
-    def _fire(self, start: datetime, forward: bool) -> datetime | None:
-        """The fire time nearest to `start`, but not at it."""
-        fields = self.expression.split()
-        fixed = len(fields) == 5 and "*" not in (fields[0][0], fields[1][0])
-        try:
-            walk = self._on_the_wall_clock if fixed else self._in_real_time
-            return walk(start, forward)
-        except StopIteration:
-            return None
-
-    def _on_the_wall_clock(self, start: datetime, forward: bool) -> datetime:
-        """For jobs at fixed hours: cronsim moves what the clocks skip, and runs once what repeats.
-
-        It starts from the wall clock, where an instant can lie before an earlier one.
-        """
-        margin = -_LONGEST_JUMP if forward else _LONGEST_JUMP
-        local = (start + margin).astimezone(self.zone or UTC)
-        fires = (fire.astimezone(UTC) for fire in CronSim(self.expression, local, not forward))
-        return next(fire for fire in fires if (fire > start if forward else fire < start))
-
-    def _in_real_time(self, start: datetime, forward: bool) -> datetime:
-        """For jobs with a wildcard hour or minute: from one change of the clocks to the next.
-
-        cronsim walks across a change by whole hours, and so comes to other instants in the half
-        hours of Lord Howe, or where a day repeats its last hour.
-        """
-        zone, side = self.zone or UTC, -_MICROSECOND if forward else timedelta()
-        offset = (start + (timedelta() if forward else -_MICROSECOND)).astimezone(zone).utcoffset()
-        while True:
-            assert offset is not None
-            local = (start + offset).replace(tzinfo=None)
-            fire = next(CronSim(self.expression, local, not forward)).replace(tzinfo=UTC) - offset
-            change = _clock_change(zone, offset, start, fire)
-            if change is None:
-                return fire
-            start = change + side
-            offset = (change if forward else change - _MICROSECOND).astimezone(zone).utcoffset()
+    def count(self, after: datetime, until: datetime) -> int:
+        return crontab.count(self.expression, self.zone or UTC, after, until)
 
     def in_zone(self, zone: ZoneInfo) -> Self:
         return self if self.zone else replace(self, zone=zone)
@@ -168,6 +139,9 @@ class Date(Trigger):
         at = self.at.astimezone(UTC)
         return at if at <= until else None
 
+    def count(self, after: datetime, until: datetime) -> int:
+        return int(after < self.at.astimezone(UTC) <= until)
+
     def in_zone(self, zone: ZoneInfo) -> Self:
         return self if self.at.tzinfo else replace(self, at=self.at.replace(tzinfo=zone))
 
@@ -178,27 +152,6 @@ class Date(Trigger):
 def only_fire_time(trigger: Trigger) -> int | None:
     """Of a one-off job, in microseconds; None of a recurring one."""
     return microseconds(trigger.at.astimezone(UTC)) if isinstance(trigger, Date) else None
-
-
-def _clock_change(
-    zone: tzinfo, offset: timedelta, start: datetime, end: datetime
-) -> datetime | None:
-    """The instant nearest to `start`, on the way to `end`, at which `zone` leaves `offset`."""
-    forward = end > start
-
-    def changed(at: datetime) -> bool:
-        return (at if forward else at - _MICROSECOND).astimezone(zone).utcoffset() != offset
-
-    near = start + (_LONGEST_JUMP if forward else -_LONGEST_JUMP)
-    for limit in (near, end):  # near first: half a year later another change undoes this one
-        if changed(limit):
-            same, other = start, limit
-            while abs(other - same) > _MICROSECOND:
-                middle = same + (other - same) // 2
-                same, other = (same, middle) if changed(middle) else (middle, other)
-            on_the_way = other <= end if forward else other > end
-            return other if on_the_way else None
-    return None
 
 
 def interval(
