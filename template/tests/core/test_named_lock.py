@@ -1,6 +1,7 @@
 """`lock("name")`, the guide's section 4, as it was meant."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -71,3 +72,49 @@ async def test_somebody_elses_lock_is_never_freed() -> None:
 async def test_a_name_is_needed() -> None:
     with pytest.raises(ValueError, match="a name of 1 to 200 characters"):
         lock("")
+
+
+@pytest.mark.parametrize("waits", ["coroutine", "function"])
+async def test_a_backend_that_does_not_answer_is_not_waited_for_and_what_it_gives_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    monkeypatch.setattr(named_lock, "_PATIENCE", 0.1)
+    thaw, given = threading.Event(), list[int | None]()
+    locks = named_lock.current()
+    whole = locks.acquire
+
+    def acquire(name: str, lease: float) -> int | None:
+        if not thaw.wait(30):
+            return None
+        given.append(whole(name, lease))
+        return given[-1]
+
+    def work() -> None:
+        with lock("import"):
+            raise AssertionError
+
+    async def work_async() -> None:
+        async with lock("import"):
+            raise AssertionError
+
+    monkeypatch.setattr(locks, "acquire", acquire)
+    working = asyncio.to_thread(work) if waits == "function" else work_async()
+    with pytest.raises(TimeoutError, match="lock 'import': the lock backend gave no answer"):
+        await working
+    thaw.set()
+    await until(lambda: asyncio.sleep(0, given))
+    assert given[0]
+    monkeypatch.setattr(named_lock, "_PATIENCE", 30)
+    async with lock("import", wait=20) as mine:
+        assert mine.fence > given[0]
+
+
+async def test_a_lock_that_cannot_be_given_back_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def release(name: str, fence: int) -> None:
+        raise OSError("the database is away")
+
+    async with lock("import"):
+        monkeypatch.setattr(named_lock.current(), "release", release)
+    assert "lock 'import' is free only when its lease is over" in caplog.text

@@ -5,10 +5,15 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
+_PATIENCE = 10.0
 
 
 class LockNotAcquired(RuntimeError):
@@ -37,10 +42,11 @@ class NamedLocks(Protocol):
 class lock:
     """Hold a lock by this name, over all replicas, with `async with` or `with`.
 
-    Waits up to `wait` seconds, then raises `LockNotAcquired`. Renewed while held; once the holder
-    is silent for `lease` seconds (default LEASE_SECONDS) anybody may have it. `fence` only grows
-    from holder to holder: hand it to a system that can refuse an older one. `lost` says that it
-    went to somebody else while we held it, after a freeze for instance.
+    Waits up to `wait` seconds, then raises `LockNotAcquired`; `TimeoutError` if the lock backend
+    gives no answer at all for 10 seconds. Renewed while held; once the holder is silent for `lease`
+    seconds (default LEASE_SECONDS) anybody may have it. `fence` only grows from holder to holder:
+    hand it to a system that can refuse an older one. `lost` says that it went to somebody else
+    while we held it, after a freeze for instance.
     """
 
     fence: int
@@ -57,16 +63,13 @@ class lock:
 
     def __enter__(self) -> Self:
         deadline = time.monotonic() + self._wait
-        while not self._acquired(self._locks.acquire(self.name, self._lease), deadline):
+        while not self._acquired(self._ask(), deadline):
             time.sleep(_pause())
         return self
 
     async def __aenter__(self) -> Self:
         deadline = time.monotonic() + self._wait
-        acquire = self._locks.acquire
-        while not self._acquired(
-            await asyncio.to_thread(acquire, self.name, self._lease), deadline
-        ):
+        while not self._acquired(await self._ask_async(), deadline):
             await asyncio.sleep(_pause())
         return self
 
@@ -77,7 +80,10 @@ class lock:
         trace: TracebackType | None,
     ) -> None:
         self._released.set()
-        self._locks.release(self.name, self.fence)
+        try:
+            _call(lambda: self._locks.release(self.name, self.fence)).result(_PATIENCE)
+        except Exception:
+            _log.warning("lock %r is free only when its lease is over", self.name, exc_info=True)
 
     async def __aexit__(
         self,
@@ -86,6 +92,37 @@ class lock:
         trace: TracebackType | None,
     ) -> None:
         await asyncio.shield(asyncio.to_thread(self.__exit__, kind, error, trace))
+
+    def _acquire(self) -> Future[int | None]:
+        return _call(lambda: self._locks.acquire(self.name, self._lease))
+
+    def _ask(self) -> int | None:
+        with self._giving_back(asked := self._acquire()):
+            return asked.result(_PATIENCE)
+
+    async def _ask_async(self) -> int | None:
+        with self._giving_back(asked := self._acquire()):
+            async with asyncio.timeout(_PATIENCE):
+                return await asyncio.shield(asyncio.wrap_future(asked))
+
+    @contextmanager
+    def _giving_back(self, asked: Future[int | None]) -> Iterator[None]:
+        """If nobody waits for it any more, what it comes to is given back."""
+
+        def give_back(answered: Future[int | None]) -> None:
+            if answered.exception() is None and (fence := answered.result()) is not None:
+                self._locks.release(self.name, fence)
+
+        try:
+            yield
+        except BaseException as error:
+            silent = isinstance(error, TimeoutError) and not asked.done()
+            asked.add_done_callback(give_back)
+            if silent:
+                raise TimeoutError(
+                    f"lock {self.name!r}: the lock backend gave no answer within {_PATIENCE:g} s"
+                ) from None
+            raise
 
     def _acquired(self, fence: int | None, deadline: float) -> bool:
         if fence is not None:
@@ -108,6 +145,20 @@ class lock:
                 self.lost = True
                 _log.error("lock %r was lost: its holder was silent for too long", self.name)
                 return
+
+
+def _call(function: Callable[[], T]) -> Future[T]:
+    """In a thread of its own: a call to a server that is frozen returns when that thaws."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(function())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="lock-call", daemon=True).start()
+    return answer
 
 
 def _pause() -> float:
