@@ -22,9 +22,11 @@ from chaos.victims import DEADLY, Victims
 _WEIGHTS = {
     "kill": 4,
     "freeze": 4,
+    "cut off": 2,
     "stop": 2,
     "end sessions": 2,
     "crash database": 1,
+    "freeze database": 1,
     "restart redis": 1,
     "freeze redis": 1,
     "hold database": 2,
@@ -59,15 +61,17 @@ class Plan:
         self._postgresql = postgresql
         self._valkey = valkey
         self._random = random.Random(seed)
-        self._timeline = Timeline(self._random)
-        self._victims = Victims(members, effects, self._random)
         self._away: set[str] = set()
+        self._timeline = Timeline(self._random)
+        self._victims = Victims(members, effects, self._away, self._random)
         self._kinds: dict[str, Callable[[], _Done | None]] = {
             "kill": self._kill,
             "freeze": self._freeze,
+            "cut off": self._cut_off,
             "stop": self._stop,
             "end sessions": self._end_sessions,
             "crash database": self._crash_database,
+            "freeze database": self._freeze_database,
             "restart redis": self._restart_redis,
             "freeze redis": self._freeze_redis,
             "hold database": self._hold_database,
@@ -154,6 +158,13 @@ class Plan:
         self._timeline.after(1, 6, thaw)
         return member.incarnation, began
 
+    def _cut_off(self) -> _Done | None:
+        if (member := self._victims.choose()) is None:
+            return None
+        member.cut_off()
+        self._timeline.after(1, 6, member.reconnect)
+        return member.incarnation, time.time()
+
     def _end_sessions(self) -> _Done | None:
         if self._postgresql is None or "database" in self._away:
             return None
@@ -163,6 +174,9 @@ class Plan:
 
     def _crash_database(self) -> _Done | None:
         return self._take_away("database", self._postgresql, "crash", "start", (0.2, 3), True)
+
+    def _freeze_database(self) -> _Done | None:
+        return self._take_away("database", self._postgresql, "freeze", "thaw", (1, 4), True)
 
     def _restart_redis(self) -> _Done | None:
         decides = self._pair.claims_in_redis

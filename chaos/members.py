@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from chaos.cables import Cable
 from chaos.servers import free_port
 
 
@@ -26,6 +27,9 @@ class Member:
         self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
     ) -> None:
         self.name = name
+        self.cables: Sequence[Cable] = ()
+        """To its servers."""
+        self._cut_off = False
         self._command = [sys.executable, *command]
         self._folder = folder
         self._environment = environment
@@ -58,8 +62,8 @@ class Member:
 
     @property
     def up(self) -> bool:
-        """Has it started, and is it neither dead, frozen nor on its way out?"""
-        if not self.running or self._frozen or self._leaving:
+        """Has it started, and is it neither dead, frozen, cut off nor on its way out?"""
+        if not self.running or self._frozen or self._cut_off or self._leaving:
             return False
         self._was_ready = self._was_ready or self._ready()
         return self._was_ready
@@ -84,6 +88,17 @@ class Member:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
         self._frozen = []
+
+    def cut_off(self) -> None:
+        """From all servers: connections stand, and nothing comes through."""
+        self._cut_off = True
+        for cable in self.cables:
+            cable.cut()
+
+    def reconnect(self) -> None:
+        for cable in self.cables:
+            cable.mend()
+        self._cut_off = False
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._frozen:

@@ -12,6 +12,9 @@ from chaos.effects import Note
 JOBS = {"fast": (1, 0), "slow": (5, 2), "heavy": (5, 0)}
 """Seconds between the fires of each job, and the offset of the first."""
 
+DEATHS = ("kill", "freeze", "cut off")
+"""Of one process, whose runs another one takes over."""
+
 RESUMES = 1.0
 """Seconds after the return of a store within which claims must be made again."""
 
@@ -131,7 +134,7 @@ def _takeovers(
     story: Story,
     lease: float,
 ) -> list[float]:
-    """Seconds from the death of a process, or its freezing, to the next attempt at its runs.
+    """Seconds from the death of a process, or its silence, to the next attempt at its runs.
 
     Of those whose body runs in the process that claims, and where no store was away meanwhile.
     """
@@ -139,7 +142,7 @@ def _takeovers(
     for note in notes:
         if note.what == "effect":
             effect.setdefault((note.name, note.fire_time), note.at)
-    victims = {fault.victim: fault.at for fault in story.faults if fault.kind in ("kill", "freeze")}
+    victims = {fault.victim: fault.at for fault in story.faults if fault.kind in DEATHS}
     took = []
     for key, attempts in begun.items():
         for first, second in pairwise(attempts):

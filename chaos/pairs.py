@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PROCESSES = ("kill", "freeze", "stop")
-POSTGRESQL = ("end sessions", "crash database")
+POSTGRESQL = ("cut off", "end sessions", "crash database", "freeze database")
 REDIS = ("restart redis", "freeze redis")
 SQLITE = ("hold database",)
 

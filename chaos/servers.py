@@ -12,8 +12,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 import redis
 
@@ -49,6 +51,7 @@ class Postgresql:
         first.cleanup()
         self._user = first.system_user
         self._binary = POSTGRES_BIN_PATH / "postgres"
+        self._frozen: list[psutil.Process] = []
         self._port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
         self.start()
@@ -85,6 +88,22 @@ class Postgresql:
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(PATIENCE)
 
+    def freeze(self) -> None:
+        """With its sessions: connections stand, and nothing answers."""
+        server = psutil.Process(self._process.pid)
+        self._frozen = [server]
+        server.suspend()  # first, so that it has no more children
+        self._frozen += server.children(recursive=True)
+        for process in self._frozen[1:]:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def thaw(self) -> None:
+        for process in self._frozen:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+        self._frozen = []
+
     def end_sessions(self) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(
@@ -93,6 +112,7 @@ class Postgresql:
             )
 
     def close(self) -> None:
+        self.thaw()
         self.crash()
         shutil.rmtree(self._folder)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.rendered import render as rendered
+from chaos.cables import cables
 from chaos.effects import Effects
 from chaos.members import Member, Replica, Worker
 from chaos.pairs import Pair
@@ -39,6 +40,7 @@ class UnderChaos:
         for member in self.members:
             if member.running:
                 member.thaw()
+                member.reconnect()
                 member.terminate()
         deadline = time.monotonic() + 30
         for member in self.members:
@@ -79,21 +81,28 @@ def under_chaos(pair: Pair, folder: Path, replicas: int, lease: float) -> Iterat
     effects.create()
     target = "guide:app" if pair.guide else "app.main:app"
     roles = ["worker" if pair.workers and n >= replicas / 2 else "web" for n in range(replicas)]
-    members: list[Member] = [
-        Worker(f"worker-{n}", service, environment)
-        if role == "worker"
-        else Replica(f"replica-{n}", target, service, environment)
-        for n, role in enumerate(roles)
-    ]
-    made = UnderChaos(service, url, members, effects, postgresql, valkey)
-    try:
-        yield made
-    finally:
-        made.stop()
-        if postgresql:
-            postgresql.close()
-        if valkey:
-            valkey.close()
+    servers = [server.url for server in (postgresql, valkey) if server]
+    with cables() as lay:
+        members: list[Member] = []
+        for n, role in enumerate(roles):
+            laid, own = [(server, lay(server)) for server in servers], environment
+            for server, cable in laid:
+                own = {name: value.replace(server, cable.url) for name, value in own.items()}
+            members.append(
+                Worker(f"worker-{n}", service, own)
+                if role == "worker"
+                else Replica(f"replica-{n}", target, service, own)
+            )
+            members[-1].cables = [cable for _, cable in laid]
+        made = UnderChaos(service, url, members, effects, postgresql, valkey)
+        try:
+            yield made
+        finally:
+            made.stop()
+            if postgresql:
+                postgresql.close()
+            if valkey:
+                valkey.close()
 
 
 def _environment(url: str, valkey: Valkey | None, lease: float) -> dict[str, str]:

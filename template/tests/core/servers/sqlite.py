@@ -46,12 +46,12 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
 
 
 @contextmanager
-def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
+def apart(folder: Path) -> Iterator[tuple[str, list[Outage]]]:
     """A migrated database, and what keeps everybody from writing to it for a while."""
     file = folder / "apart.db"
 
     @contextmanager
-    def outage() -> Iterator[None]:
+    def held() -> Iterator[None]:
         command = [sys.executable, "-c", _HOLD, str(file)]
         with subprocess.Popen(command, stdin=PIPE, stdout=PIPE) as process:
             assert process.stdout
@@ -63,7 +63,7 @@ def apart(folder: Path) -> Iterator[tuple[str, Outage]]:
 
     with databases(folder) as (new, _):
         shutil.copy(make_url(new()).database or "", file)
-        yield f"sqlite:///{file}", outage
+        yield f"sqlite:///{file}", [held]
 
 
 def protected(url: str, secret: str) -> str:

@@ -5,6 +5,7 @@ Or on the server that the setting's variable names, as in CI: then each test fin
 
 import importlib
 import os
+import signal
 import socket
 import time
 from collections import defaultdict
@@ -96,21 +97,31 @@ def _own() -> Any:
 
 
 @contextmanager
-def apart() -> Iterator[tuple[str, Outage]]:
-    """A server of its own, and what kills that for a while; it loses its memory."""
+def apart() -> Iterator[tuple[str, list[Outage]]]:
+    """A server of its own, and what kills it, memory and all, or freezes it for a while."""
     server = _server()
     url = f"{server.connection_url}/0"
 
     @contextmanager
-    def outage() -> Iterator[None]:
+    def killed() -> Iterator[None]:
         server.terminate()
         try:
             yield
         finally:
             server.start()
 
+    @contextmanager
+    def frozen() -> Iterator[None]:
+        with redis.Redis.from_url(url, decode_responses=True) as client:
+            process = int(client.info("server")["process_id"])
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(process, signal.SIGCONT)
+
     try:
-        yield url, outage
+        yield url, [killed, frozen]
     finally:
         server.stop()
 
