@@ -31,7 +31,7 @@ from app.core.tasks import end, end_between
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import BRIEF_LEASE, Declare, Scheduling
-from tests.core.waiting import outcomes, runs, until
+from tests.core.waiting import far_off, outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
 OFTEN = interval(seconds=0.1)
@@ -329,7 +329,7 @@ async def test_a_run_that_kills_its_process_is_given_up_after_the_third_time(
     jobs = [
         declare(
             sample_jobs.speak.function,
-            interval(hours=1),
+            far_off(),
             id=id,
             on_crash=on_crash,
             executor="asyncio",
@@ -358,7 +358,7 @@ async def test_a_claim_that_was_cut_off_is_found_again(
     scheduling: Scheduling, declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.core.scheduling.ledger._UNKNOWN_AFTER", 20_000)
-    job = declare(sample_jobs.speak.function, interval(hours=1), id="cut", executor="asyncio")
+    job = declare(sample_jobs.speak.function, far_off(), id="cut", executor="asyncio")
     async with scheduling(job) as service:
         at = int(time.time() * 1e6)
         assert await service.runner.ledger.claim([Fire("cut", at, "cut")])

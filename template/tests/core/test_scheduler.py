@@ -24,7 +24,7 @@ from app.core.schema import job_schedules
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import BRIEF_LEASE, Scheduling
-from tests.core.waiting import no_gaps, outcomes, runs, succeeded, until
+from tests.core.waiting import far_off, no_gaps, outcomes, runs, succeeded, until
 
 pytestmark = pytest.mark.anyio
 Declare = Callable[..., Job]
@@ -168,7 +168,7 @@ async def test_a_first_deploy_and_a_changed_schedule_owe_nothing(
     scheduling: Scheduling, declare: Declare
 ) -> None:
     for step in (3600, 7200):
-        job = declare(nothing, interval(seconds=step), executor="asyncio")
+        job = declare(nothing, far_off(step), executor="asyncio")
         async with scheduling(job) as service:
             assert await runs(service.database, "nothing") == []
 
@@ -176,10 +176,12 @@ async def test_a_first_deploy_and_a_changed_schedule_owe_nothing(
 async def test_what_was_missed_while_everything_was_down_is_caught_up_or_recorded(
     scheduling: Scheduling, settings: Settings, declare: Declare
 ) -> None:
+    hourly = far_off()
+
     def jobs() -> list[Job]:
         return [
-            declare(nothing, interval(hours=1, offset=1), executor="asyncio"),
-            declare(nothing, interval(hours=1, offset=2), id="never", catch_up="none"),
+            declare(nothing, hourly, executor="asyncio"),
+            declare(nothing, hourly, id="never", catch_up="none"),
         ]
 
     async with scheduling(*jobs()) as service:
@@ -260,6 +262,22 @@ async def test_a_job_that_cannot_be_submitted_delays_no_other_and_holds_no_loop(
         began, passes = time.monotonic(), Broken.tried
         await outcomes(service.database, "nothing", 6)
         assert Broken.tried - passes < 50 * (time.monotonic() - began) + 50
+
+
+async def test_a_clock_that_is_wrong_is_set_by_the_stores_and_one_that_may_be_right_is_not(
+    scheduling: Scheduling,
+) -> None:
+    asked, answered = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
+    off: dict[timedelta, datetime] = {}
+    async with scheduling() as service:
+        scheduler = service.scheduler
+        scheduler.clock = lambda: answered
+        for seconds in (-60, 0, 0.5, 1, 60):
+            scheduler.hear(asked, asked + timedelta(seconds=seconds))
+            off[timedelta(seconds=seconds)] = scheduler.now()
+    assert off.pop(timedelta(seconds=-60)) == answered - timedelta(seconds=60)
+    assert off.pop(timedelta(seconds=60)) == asked + timedelta(seconds=60)
+    assert set(off.values()) == {answered}
 
 
 async def test_a_listener_that_fails_costs_no_run(

@@ -29,7 +29,6 @@ from tests.core.working import JOBS, brief, computing, hanging
 pytestmark = pytest.mark.anyio
 Start = Callable[..., subprocess.Popen[bytes]]
 SOON = interval(seconds=0.5)
-ONCE = interval(hours=1)
 
 
 @pytest.fixture

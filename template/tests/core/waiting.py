@@ -8,7 +8,14 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from app.core.database import Database
+from app.core.scheduling import interval
+from app.core.scheduling.triggers import Interval
 from app.core.schema import job_runs
+
+
+def far_off(step: float = 3600) -> Interval:
+    """A schedule that is not due while tests run: its instants are half a step away."""
+    return interval(seconds=step, offset=time.time() + step / 2)
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) -> Any:

@@ -44,6 +44,11 @@ class Cursors:
         async with self._database.writing() as connection:
             await connection.execute(statement, rows)
 
+    async def now(self) -> int:
+        """What the database's clock says."""
+        async with self._database.reading() as connection:
+            return int((await connection.execute(select(self._now))).scalar_one())
+
     async def all(self) -> dict[str, Row[Any]]:
         """Every cursor, each with `now` and whether it is `paused`."""
         paused = and_(

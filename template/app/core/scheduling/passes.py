@@ -54,8 +54,17 @@ class PassingScheduler(TypedScheduler):
     last_pass: float | None = None
     """`time.monotonic()` at the end of the last pass that went well."""
     clock: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
-    """This replica's own: it says when to ask. Whether it is time, the store's says."""
+    """This replica's own."""
+    _ahead = timedelta()
     _passing: asyncio.Task[None] | None = None
+
+    def now(self) -> datetime:
+        """When to ask, by the store's clock as it was last heard. Whether it is time, that says."""
+        return self.clock() - self._ahead
+
+    def hear(self, asked: datetime, told: datetime) -> None:
+        """The store's clock, asked for when ours said `asked`: ours is right if it may be."""
+        self._ahead = max(asked - told, min(self.clock() - told, timedelta()))
 
     def start(self, paused: bool = False) -> None:
         self._due = asyncio.Event()
@@ -87,7 +96,7 @@ class PassingScheduler(TypedScheduler):
 
         What cannot be submitted stays due: the next pass tries again, and this one was not good.
         """
-        now, failed = self.clock(), set[str]()
+        now, failed = self.now(), set[str]()
         for alias, store in list(self._jobstores.items()):
             async for job in unhurried(store.get_due_jobs(now)):
                 try:
@@ -101,7 +110,7 @@ class PassingScheduler(TypedScheduler):
             following = [job.next_run_time for job in jobs if job.id not in failed]
         else:
             self.last_pass = time.monotonic()
-        now = self.clock()
+        now = self.now()
         waits: list[float] = [(at - now).total_seconds() for at in following if at is not None]
         return max(0.0, min([*waits, _LONGEST_SLEEP]))
 

@@ -25,7 +25,7 @@ from app.core.scheduling.retention import Retention
 from app.core.scheduling.runner import Runner
 from app.core.scheduling.shared import SharedJobs
 from app.core.scheduling.translation import trigger_from_json
-from app.core.scheduling.triggers import Date, Trigger, microseconds
+from app.core.scheduling.triggers import Date, Trigger, microseconds, moment
 from app.core.stores import Definition, DefinitionStore
 from app.core.tasks import end, end_between, unhurried
 
@@ -56,13 +56,13 @@ class ReplicaScheduler(PassingScheduler):
         self._mirror = MirrorStore(definitions, self._held, self._default) if definitions else None
         jobs = {id: declared[id] for id in self._triggers}
         for job in declared.values():
-            self.check_executor(job.executor, runner, f"@job {job.id}")
+            runner.check_executor(job.executor, f"@job {job.id}")
         self._shared = SharedJobs(jobs, self._mirror, cursors)
         self._recovery = Recovery(runner, cursors, settings.lease_seconds, self.find, self.settled)
         self._retention = Retention(runner.ledger.database, settings.retention_days * 86_400)
         self._over, self._known = set[str](), dict[str, str]()
         self._runner = runner
-        runner.wanted, runner.find = self.wanted, self.find
+        runner.wanted, runner.find, runner.now = self.wanted, self.find, self.now
         self._one_poll = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
         self.last_poll: float | None = None
@@ -83,15 +83,12 @@ class ReplicaScheduler(PassingScheduler):
         for id, trigger in self._triggers.items():
             self._own.insert(self._scheduled(id, jobs[id], trigger, {}, "declared"))
 
-    @staticmethod
-    def check_executor(name: str | None, runner: Runner, what: str) -> None:
-        """Raise `ValueError` for the name of an executor that this service does not have."""
-        if name not in (None, "default", *runner.executors):
-            known = ", ".join(map(repr, runner.executors))
-            raise ValueError(f"{what}: executor={name!r} is none of {known}")
-
     async def prepare(self) -> None:
         """Read what is shared; before `start()`. Raises whatever the database raises."""
+        asked = self.clock()
+        self.hear(asked, moment(await self._cursors.now()))
+        for job in self._own.every():  # from when they are about to be owed
+            self.reset(job, self._own, job.trigger.trigger.next(self.now()))
         await self._poll()
 
     def start(self, paused: bool = False) -> None:
@@ -125,7 +122,7 @@ class ReplicaScheduler(PassingScheduler):
         """Read the job store. If it is away, the declared jobs go on all the same."""
         async with self._one_poll:
             try:
-                if self._mirror and await self._mirror.refresh(microseconds(self.clock())):
+                if self._mirror and await self._mirror.refresh(microseconds(self.now())):
                     self.wakeup()
                 enough = time.monotonic() + POLL / 2
                 while self._over and time.monotonic() < enough:  # the rest next time
@@ -140,7 +137,9 @@ class ReplicaScheduler(PassingScheduler):
     async def _read_shared(self) -> None:
         recurring = {**self._triggers, **(self._mirror.recurring() if self._mirror else {})}
         await self._register(recurring)
-        rows = await self._cursors.all()
+        asked, rows = self.clock(), await self._cursors.all()
+        if rows:
+            self.hear(asked, moment(next(iter(rows.values())).now))
         ended = [row for row in rows.values() if row.paused_at is not None and not row.paused]
         for row in ended:  # a pause that has ended by itself: its time is not owed
             await self._cursors.resume(row.job, row.paused_until)
@@ -172,7 +171,7 @@ class ReplicaScheduler(PassingScheduler):
             changed = job.trigger.trigger.fingerprint != wanted.fingerprint
             if changed or bool(row.paused) == (job.next_run_time is not None):
                 modify(job, trigger=Due(wanted))
-                following = None if row.paused else wanted.next(self.clock())
+                following = None if row.paused else wanted.next(self.now())
                 self.reset(job, self._own, following)
                 self.wakeup()
         return wanted
@@ -230,7 +229,7 @@ class ReplicaScheduler(PassingScheduler):
         self, id: str, job: Job, trigger: Trigger, kwargs: Mapping[str, Any], store: str
     ) -> ScheduledJob:
         due = Due(trigger)
-        now = self.clock()
+        now = self.now()
         scheduled = new_job(
             self,
             id=id,

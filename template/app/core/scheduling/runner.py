@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row
@@ -16,7 +17,7 @@ from app.core.scheduling.entry import Entry, Settled, Settlement
 from app.core.scheduling.execution import Execution
 from app.core.scheduling.heartbeat import Heartbeat
 from app.core.scheduling.ledger import Ledger
-from app.core.scheduling.triggers import moment
+from app.core.scheduling.triggers import microseconds, moment
 from app.core.tasks import end
 
 _log = logging.getLogger("app.jobs")
@@ -51,9 +52,16 @@ class Runner:
         self._stopping = False
         self._loops: list[asyncio.Task[None]] = []
         self.wanted: Callable[[Entry], bool] = lambda entry: True
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.find: Callable[[str], Entry | None] = lambda key: None
         self.remembered: dict[str, Entry] = {}
         """Of this process's memory alone, and with runs that somebody else has."""
+
+    def check_executor(self, name: str | None, what: str) -> None:
+        """Raise `ValueError` for the name of an executor that this service does not have."""
+        if name not in (None, "default", *self.executors):
+            known = ", ".join(map(repr, self.executors))
+            raise ValueError(f"{what}: executor={name!r} is none of {known}")
 
     def start(self) -> None:
         self._loops = [asyncio.create_task(self._claim_forever(), name="claims")]
@@ -164,7 +172,7 @@ class Runner:
 
     def _is_stale(self, waiting: Waiting) -> bool:
         """It got no slot in time: that is the cursor's to account for, and not asked one by one."""
-        age = time.time() * 1e6 - waiting.time
+        age = microseconds(self.now()) - waiting.time
         return waiting.entry.is_owed and not waiting.late and age > 2 * self.ledger.patience
 
     def _fire(self, waiting: Waiting) -> Fire:

@@ -79,7 +79,7 @@ class ServiceScheduler(ReplicaScheduler):
         id = options.pop("id", None) or uuid.uuid4().hex
         if len(id) > _LONGEST_ID or storable(id) != id:
             raise ValueError(f"id={id[:40]!r}...: at most {_LONGEST_ID} characters, and no NUL")
-        self.check_executor(options.get("executor"), self._runner, f"add_job({id!r})")
+        self._runner.check_executor(options.get("executor"), f"add_job({id!r})")
         if id in self._triggers:
             raise ValueError(f"{id!r} is the id of a declared job; choose another")
         if self._where(options):
