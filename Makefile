@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEST ?= demo-service
+# Tests wait more than they calculate: for processes, for leases, for servers.
+JOBS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN) + 1)
+SPREAD = -v -n $(JOBS) --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -22,14 +25,14 @@ demo: .venv/installed ## render the default service, install and run it: DEST=, 
 
 # Chaos after the rest, and alone: it needs a machine on which a second is a second.
 test: .venv/installed ## everything that CI runs; or a part: TESTS=tests/test_cli.py
-	$(BIN)/python -m pytest -v -n 2 --dist worksteal $(or $(TESTS),--ignore tests/test_chaos.py)
+	$(BIN)/python -m pytest $(SPREAD) $(or $(TESTS),--ignore tests/test_chaos.py)
 	$(if $(TESTS),,$(BIN)/python -m pytest -v tests/test_chaos.py)
 
 test-redis: .venv/installed ## the variants with Redis on a redis-server of your machine
 	$(BIN)/python -m pytest -v -n 2 --dist worksteal tests/on_redis.py
 
 test-all: .venv/installed ## every valid triple of answers: rendered, linted, layered, declared
-	STRENGTH=3 $(BIN)/python -m pytest -v -n 2 --dist worksteal tests/test_variants.py \
+	STRENGTH=3 $(BIN)/python -m pytest $(SPREAD) tests/test_variants.py \
 		-k "covering or nothing_of or declares or other_answers"
 
 chaos: .venv/installed ## kill, freeze and crash real replicas: CHAOS_SECONDS= SEED= PAIRS= CONTROLS=1

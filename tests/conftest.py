@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import resource
 import shlex
 import shutil
 import subprocess
@@ -41,16 +42,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What each kind of test took: the time of the suites is the time of the matrix."""
-    took: dict[str, list[float]] = {}
+    took: dict[str, list[tuple[float, float]]] = {}
     suites: list[Any] = []
     for report in terminalreporter.getreports("passed"):
         if report.when == "call":
-            took.setdefault(report.nodeid.partition("[")[0], []).append(report.duration)
+            processor = dict(report.user_properties).get("processor", 0.0)
+            name = report.nodeid.partition("[")[0]
+            took.setdefault(name, []).append((processor, report.duration))
             suites += [report] if "::test_its_own_suite_is_green[" in report.nodeid else []
-    slowest = sorted(took.items(), key=lambda item: -sum(item[1]))[:12]
-    terminalreporter.section("seconds of work, by test")
-    for name, seconds in slowest:
-        terminalreporter.write_line(f"{sum(seconds):7.1f} s  {len(seconds):4} x  {name}")
+    if not took:
+        return
+    sums = {name: [sum(each) for each in zip(*times, strict=True)] for name, times in took.items()}
+    terminalreporter.section("seconds of the processor, and of work, by test")
+    for name, (processor, seconds) in sorted(sums.items(), key=lambda item: -item[1][0])[:15]:
+        line = f"{processor:7.1f} s {seconds:7.1f} s  {len(took[name]):4} x  {name}"
+        terminalreporter.write_line(line)
+    processor, seconds = (sum(each) for each in zip(*sums.values(), strict=True))
+    terminalreporter.write_line(f"{processor:7.1f} s {seconds:7.1f} s  all")
     if suites:
         minutes = (max(each.stop for each in suites) - min(each.start for each in suites)) / 60
         terminalreporter.write_line(
@@ -70,6 +78,21 @@ def pytest_runtest_makereport(
     if report.failed and answers is not None:
         report.sections.append(("To render it alone", command(answers)))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Note what it took of the processor, its processes included."""
+    before = _processor()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("processor", _processor() - before))
+
+
+def _processor() -> float:
+    own, ended = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
 
 
 def run(*command: str, cwd: Path, repeat: str = "", **environment: str) -> str:
