@@ -286,7 +286,11 @@ def test_nearly_all_of_the_core_is_run(
     assert branches >= BRANCHES
 
 
-LAYERS = ("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+LAYERS = (
+    "-c",
+    "from importlinter.cli import lint_imports_command; lint_imports_command()",
+    "--no-cache",
+)
 PYTEST = ("pytest", "-q", "-p", "no:copie", "-p", "no:xdist", "-p", "no:cacheprovider")
 
 

@@ -13,7 +13,8 @@ from tests.core.fixtures import Declare, Scheduling
 from tests.core.waiting import runs, until
 
 pytestmark = pytest.mark.anyio
-STEP = 300_000
+STEP = 1_000_000
+"""Microseconds: more than the loop that all replicas share here stands still."""
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ async def test_each_fire_runs_once_never_early_and_none_is_missed(
             service = await replicas.enter_async_context(replica)
 
         async def enough() -> bool:
-            return len(began) >= 20
+            return len(began) >= 6
 
         await until(enough, 120)
         rows = await runs(service.database, "watched")

@@ -75,6 +75,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("lease_seconds", [3])  # a busy machine stands still for half a second
 async def test_what_runs_at_a_stop_is_finished_or_handed_over(
     scheduling: Scheduling, settings: Settings, file: Path
 ) -> None:
