@@ -52,8 +52,8 @@ class Recovery:
         self._watching = asyncio.create_task(self._watch(every), name="take-over")
 
     async def stop(self) -> None:
-        await end_between(self._one_look, self._watching)
-        await end_between(self._one_account, self._accounting)
+        looking = end_between(self._one_look, self._watching)
+        await asyncio.gather(looking, end_between(self._one_account, self._accounting))
 
     async def _watch(self, every: float) -> None:
         while True:

@@ -99,8 +99,8 @@ class ReplicaScheduler(PassingScheduler):
     async def stop(self) -> None:
         """Submit nothing more; the runner drains what runs."""
         await end(self._passing)
-        await end_between(self._one_poll, self._polling)
-        await self._recovery.stop()
+        polling = end_between(self._one_poll, self._polling)
+        await asyncio.gather(polling, self._recovery.stop())  # a frozen store keeps each waiting
         if self.state != STATE_STOPPED:
             self.base_shutdown(wait=False)
 
