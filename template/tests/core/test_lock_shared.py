@@ -8,6 +8,7 @@ import pytest
 
 from app.core import wiring
 from app.core.scheduling import Job
+from app.core.scheduling.heartbeat import Heartbeat
 from app.settings import Settings
 from tests.core.fixtures import Scheduling
 from tests.core.waiting import until
@@ -84,3 +85,29 @@ async def test_a_call_that_does_not_return_is_silence_too(
             lambda: asyncio.sleep(0, ended or (one_writes and time.monotonic() > asked[0] + 0.5))
         )
         assert bool(ended) != one_writes
+
+
+async def test_a_run_that_was_claimed_since_the_database_was_heard_has_its_lease(
+    scheduling: Scheduling, settings: Settings, declare: Callable[..., Job]
+) -> None:
+    """The first heartbeat after a silence can be later than the first claim."""
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("ended")
+
+    brief = settings.model_copy(update={"shutdown_grace_seconds": 0.05})
+    async with scheduling(settings=brief) as service:
+        await service.scheduler.add_job_async(declare(wait), jobstore="memory", executor="asyncio")
+        (run,) = await until(lambda: asyncio.sleep(0, list(service.runner._running.values())))
+        await until(lambda: asyncio.sleep(0, run._body is not None))
+        heartbeat = Heartbeat(service.runner.ledger, service.runner._running)
+        heartbeat._heard = float("-inf")
+        heartbeat._judge(lease=600)
+        assert not run.lost
+        heartbeat._judge(lease=0)
+        assert run.lost
+        await until(lambda: asyncio.sleep(0, ended))

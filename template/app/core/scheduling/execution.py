@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Any, TypeVar
 
 from app.core.executors import Call, Ended, ExecutorBackend, names
@@ -33,6 +34,7 @@ class Execution:
         self.entry = entry
         self.time = time
         self.fence = claim.fence
+        self.claimed = monotonic()
         self._claim = claim
         self._ledger = ledger
         self._executor = executor

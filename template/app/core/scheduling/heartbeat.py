@@ -52,11 +52,12 @@ class Heartbeat:
             await end(beat)  # its connection has a transaction open
 
     def _judge(self, lease: float) -> None:
-        if time.monotonic() - self._heard >= lease:
+        if (now := time.monotonic()) - self._heard >= lease:
             cancelled = (
                 fence
                 for fence, run in list(self._running.items())
-                if run.entry.job.on_store_loss == "cancel"
+                # Whoever was claimed since then has a lease.
+                if run.entry.job.on_store_loss == "cancel" and now - run.claimed >= lease
             )
             self._lose(cancelled, "the database was silent for a whole lease")
 
