@@ -45,8 +45,9 @@ class Heartbeat:
         alone = self._ledger.database.dialect.longest_write(lease) is not None
         left = None if alone else max(0.0, self._heard + lease - time.monotonic())
         try:
-            if not (await asyncio.wait({beat}, timeout=left))[0]:
+            while not (await asyncio.wait({beat}, timeout=left))[0]:
                 self._judge(lease)
+                left = lease / 3
             return await beat
         finally:
             await end(beat)  # its connection has a transaction open
