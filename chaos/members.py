@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import urllib.error
@@ -15,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from chaos.cables import Cable
-from chaos.servers import free_port
+from chaos.servers import free_port, freeze, thaw
 
 
 class Member:
@@ -81,12 +80,10 @@ class Member:
 
     def freeze(self) -> None:
         """With its children, as when its machine stands still."""
-        parent = psutil.Process(self._process.pid)
-        self._frozen = [parent, *parent.children(recursive=True)]
-        self._signal(signal.SIGSTOP)
+        self._frozen = freeze(self._process.pid)
 
     def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
+        thaw(self._frozen)
         self._frozen = []
 
     def cut_off(self) -> None:
@@ -99,11 +96,6 @@ class Member:
         for cable in self.cables:
             cable.mend()
         self._cut_off = False
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._frozen:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
 
 
 class Replica(Member):

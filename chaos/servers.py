@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +34,23 @@ def until(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {PATIENCE:g} s")
         time.sleep(0.02)
+
+
+def freeze(process: int) -> list[psutil.Process]:
+    """Stop it with its children, as when its machine stands still; gives what to thaw."""
+    parent = psutil.Process(process)
+    parent.suspend()  # first, so that it has no more children
+    children = parent.children(recursive=True)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.suspend()
+    return [parent, *children]
+
+
+def thaw(frozen: Iterable[psutil.Process]) -> None:
+    for process in frozen:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 class Postgresql:
@@ -90,18 +107,10 @@ class Postgresql:
 
     def freeze(self) -> None:
         """With its sessions: connections stand, and nothing answers."""
-        server = psutil.Process(self._process.pid)
-        self._frozen = [server]
-        server.suspend()  # first, so that it has no more children
-        self._frozen += server.children(recursive=True)
-        for process in self._frozen[1:]:
-            with suppress(psutil.NoSuchProcess):
-                process.suspend()
+        self._frozen = freeze(self._process.pid)
 
     def thaw(self) -> None:
-        for process in self._frozen:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
+        thaw(self._frozen)
         self._frozen = []
 
     def end_sessions(self) -> None:
