@@ -205,8 +205,8 @@ class Plan:
         def give_back() -> None:
             getattr(server, undo)()
             self._away.discard(name)
-            if decides:
-                self.story.outages.append((began, time.time()))
+            noted = self.story.outages if decides else self.story.silences
+            noted.append((began, time.time()))
 
         self._timeline.after(*seconds, give_back)
         return name, began

@@ -37,6 +37,8 @@ class Story:
     faults: list[Fault] = field(default_factory=list)
     outages: list[tuple[float, float]] = field(default_factory=list)
     """When nothing could be claimed, because the store that decides was away."""
+    silences: list[tuple[float, float]] = field(default_factory=list)
+    """When a server was away that only carries what was claimed, to a worker."""
     promised: set[str] = field(default_factory=set)
     """Reminders that the service said it has."""
     asked: set[str] = field(default_factory=set)
@@ -136,20 +138,21 @@ def _takeovers(
 ) -> list[float]:
     """Seconds from the death of a process, or its silence, to the next attempt at its runs.
 
-    Of those whose body runs in the process that claims, and where no store was away meanwhile.
+    Of those whose body runs in the process that claims, and where no server was away meanwhile.
     """
     effect: dict[tuple[str, float], float] = {}
     for note in notes:
         if note.what == "effect":
             effect.setdefault((note.name, note.fire_time), note.at)
     victims = {fault.victim: fault.at for fault in story.faults if fault.kind in DEATHS}
+    away_then = story.outages + story.silences
     took = []
     for key, attempts in begun.items():
         for first, second in pairwise(attempts):
             died = victims.get(first.replica)
             if died is None or not first.at <= died <= second.at or key[0] == "heavy":
                 continue
-            away = any(down < second.at and up > died - lease for down, up in story.outages)
+            away = any(down < second.at and up > died - lease for down, up in away_then)
             if second.replica != first.replica and not away and effect.get(key, died) >= died:
                 took.append(second.at - died)
     return took

@@ -21,10 +21,14 @@ from packaging.requirements import Requirement
 from tests.conftest import Render
 from tests.variants import (
     AXES,
+    COVERED,
     DOMAINS,
+    REFERENCES,
     ROOT,
     STRENGTH,
     Answers,
+    alone,
+    axes,
     combinations,
     command,
     covering,
@@ -105,7 +109,12 @@ def test_a_variant_that_fails_says_what_renders_it_and_runs_it_alone(tmp_path: P
 
 
 def test_the_axes_are_all_there() -> None:
-    assert len(combinations()) == 66
+    """A suite of each: here, of a reference variant in its own environment, or under coverage."""
+    every = set(map(axes, combinations()))
+    assert len(every) == len(combinations()) == 66
+    elsewhere = every - set(map(axes, alone()))
+    assert elsewhere <= set(map(axes, (*REFERENCES.values(), *COVERED)))
+    assert len(elsewhere) == 6
 
 
 @pytest.mark.parametrize(
@@ -206,7 +215,7 @@ def environment(answers: Answers, request: pytest.FixtureRequest) -> dict[str, s
     return {"DATABASE_URL": request.getfixturevalue("postgresql")}
 
 
-@EACH
+@pytest.mark.parametrize("answers", alone(), ids=name_of)
 def test_its_own_suite_is_green(
     fresh: Render, answers: Answers, environment: dict[str, str]
 ) -> None:
@@ -264,17 +273,12 @@ def example_files(folder: Path) -> Iterator[Path]:
     yield from folder.glob("migrations/example/**/*.py")
 
 
-@pytest.mark.parametrize(
-    ("lock_backend", "database"), [("database", "sqlite"), ("memory", "postgresql")]
-)
+@pytest.mark.parametrize("answers", COVERED, ids=name_of)
 def test_nearly_all_of_the_core_is_run(
-    fresh: Render, lock_backend: str, database: str, request: pytest.FixtureRequest
+    fresh: Render, answers: Answers, environment: dict[str, str]
 ) -> None:
     """Of statements and branches together at least 95 %, of the branches alone most."""
-    answers = {"profile": "custom", "database": database, "lock_backend": lock_backend}
     folder = fresh(**answers)
-    url = "" if database == "sqlite" else request.getfixturevalue("postgresql")
-    environment = {"DATABASE_URL": url} if url else {}
     run(folder, answers, "coverage", "run", "-m", *PYTEST, **environment)
     run(folder, answers, "coverage", "combine", "--quiet")
     of_core = "--include=app/core/*"

@@ -57,6 +57,11 @@ REFERENCES: dict[str, Answers] = {
         "ci": "none",
     },
 }
+# Their suites run under the eyes of coverage.
+COVERED: tuple[Answers, ...] = (
+    {"profile": "custom", "database": "sqlite", "lock_backend": "database"},
+    {"profile": "custom", "database": "postgresql", "lock_backend": "memory"},
+)
 DOMAINS = {name: found for name, q in QUESTIONS.items() if (found := choices(q)) is not None}
 TEXTS = [name for name in QUESTIONS if name not in DOMAINS]
 
@@ -82,6 +87,19 @@ def combinations() -> list[Answers]:
         for axes in products(AXES)
         if valid(answers := {"profile": "custom", "example": True, **axes})
     ]
+
+
+def axes(answers: Answers) -> tuple[Any, ...]:
+    """The answers to the four questions about backends, with the defaults of its profile."""
+    whole = PROFILES[answers.get("profile", QUESTIONS["profile"]["default"])] | answers
+    return tuple(whole[name] for name in AXES)
+
+
+def alone() -> list[Answers]:
+    """The combinations whose suite no other test runs: of the references, and what is covered."""
+    others = (*REFERENCES.values(), *COVERED)
+    elsewhere = {axes(answers) for answers in others if answers.get("example", True)}
+    return [answers for answers in combinations() if axes(answers) not in elsewhere]
 
 
 STRENGTH = int(os.environ.get("STRENGTH", "2"))

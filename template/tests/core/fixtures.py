@@ -200,7 +200,7 @@ def scheduling(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Schedulin
 
     Its clock is `ahead` by so many seconds.
     """
-    monkeypatch.setattr(replica, "POLL", 0.05)
+    monkeypatch.setattr(replica, "POLL", 0.1)
 
     @asynccontextmanager
     async def scheduling(

@@ -41,7 +41,10 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
             tables = inspect(connection).get_table_names()
             filled = [t for t in tables if connection.scalar(text(f"SELECT 1 FROM {t} LIMIT 1"))]
         database.engine.dispose()
-        to_empty = ", ".join(sorted(set(tables) - set(filled)))
+        to_empty = sorted(set(tables) - set(filled))
+        ask_which = " UNION ALL ".join(
+            f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for table in to_empty
+        )
         made, free = [template], list[str]()
 
         def new() -> str:
@@ -51,10 +54,11 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
             return made[-1]
 
         def done(url: str) -> None:
-            # Emptied, it costs a tenth of what a new one does.
+            # Emptied, it costs a twentieth of what a new one does.
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(_END_OTHERS)
-                connection.execute(f"TRUNCATE {to_empty} RESTART IDENTITY")
+                if used := ", ".join(table for (table,) in connection.execute(ask_which)):
+                    connection.execute(f"TRUNCATE {used} RESTART IDENTITY CASCADE")
             free.append(url)
 
         try:
