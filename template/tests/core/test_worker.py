@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -24,10 +22,10 @@ from app.core.worker import Worker
 from app.settings import Settings
 from tests.core.fixtures import BRIEF_LEASE, Scheduling, environment, servers, time_goes_by
 from tests.core.waiting import outcomes, runs, succeeded, until
-from tests.core.working import JOBS, brief, computing, hanging
+from tests.core.working import JOBS, Process, brief, computing, hanging
 
 pytestmark = pytest.mark.anyio
-Start = Callable[..., subprocess.Popen[bytes]]
+Start = Callable[..., Process]
 SOON = interval(seconds=0.5)
 
 
@@ -40,18 +38,17 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def start(settings: Settings, notes: Path) -> Iterator[Start]:
     """Start a worker as a process of its own."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Process] = []
 
-    def start(**more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "from tests.core.working import main; main()"]
+    def start(**more: str) -> Process:
         more = {"SHUTDOWN_GRACE_SECONDS": "0.2", "MAX_WORKERS": "2", **more}
-        started.append(subprocess.Popen(command, env=environment(settings, **more)))
+        started.append(Process(environment(settings, **more)))
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
+        process.join()
 
 
 @asynccontextmanager
@@ -168,7 +165,7 @@ async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_end(
         id = await ask(here, hanging)
         await noted(notes)
         first.terminate()
-        assert await asyncio.to_thread(first.wait, 30) == 0
+        assert await asyncio.to_thread(first.ended) == 0
         start()
         assert await outcomes(here.database, id) == ["succeeded"]
         (row,) = await runs(here.database, id)
@@ -183,8 +180,8 @@ async def test_a_second_signal_ends_the_wait(
         await ask(here, hanging)
         await noted(notes)
         began = time.monotonic()
-        while worker.poll() is None:
-            worker.send_signal(signal.SIGINT)
+        while worker.is_alive():
+            worker.send(signal.SIGINT)
             await asyncio.sleep(0.2)
         assert time.monotonic() - began < 60
 
@@ -197,14 +194,14 @@ async def test_a_frozen_worker_changes_nothing_when_it_comes_back(
     async with scheduling() as here:
         id = await ask(here, hanging)
         await noted(notes)
-        frozen.send_signal(signal.SIGSTOP)
+        frozen.send(signal.SIGSTOP)
         start()
         assert await outcomes(here.database, id) == ["succeeded"]
-        frozen.send_signal(signal.SIGCONT)
+        frozen.send(signal.SIGCONT)
         before = await runs(here.database, id)
         # It is told so at its next heartbeat, and ends its own run.
         frozen.terminate()
-        assert await asyncio.to_thread(frozen.wait, 30) == 0
+        assert await asyncio.to_thread(frozen.ended) == 0
         assert await runs(here.database, id) == before
     assert [line[1:3] for line in lines(notes)].count(["ended", "2"]) == 1
     assert ["ended", "1"] not in [line[1:3] for line in lines(notes)]

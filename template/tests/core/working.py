@@ -1,8 +1,13 @@
-"""A worker for the tests, a process of its own: `main()`, with FILE for notes."""
+"""A worker for the tests, a process of its own, with FILE for notes."""
 
 import asyncio
+import multiprocessing as mp
 import os
+import signal
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from unittest import mock
 
 from app.core.logging import configure_logging
 from app.core.scheduling import Run, job
@@ -39,7 +44,32 @@ async def hanging(run: Run) -> None:
 JOBS: dict[str, Job] = {job.id: job for job in (brief, computing, hanging)}
 
 
-def main() -> None:
+class Process(ForkServerProcess):
+    """Begins with what this file imports, which takes four fifths of the start of a worker.
+
+    Nothing else is shared: it is forked off a process that has done nothing but import.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        super().__init__(target=_main, args=(dict(environment), Path.cwd()))
+        mp.get_context("forkserver").set_forkserver_preload([__name__])
+        with mock.patch.dict(os.environ, environment):  # PYTHONPATH: Python below 3.14 needs it
+            self.start()
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.pid
+        os.kill(self.pid, number)
+
+    def ended(self, seconds: float = 30) -> int | None:
+        """Its exit status, negative if a signal ended it; None if it still runs after so long."""
+        self.join(seconds)
+        return self.exitcode
+
+
+def _main(environment: dict[str, str], folder: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
     settings = Settings.load().model_copy(update={"lease_seconds": float(os.environ["LEASE"])})
     configure_logging(settings)
     asyncio.run(Worker(settings, JOBS).run())
