@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from copier import VcsRef, run_update
 from pytest_copie.plugin import Copie
 
 from tests.conftest import Render, commit, git, manifest
@@ -94,7 +97,11 @@ def test_a_profile_that_is_changed_later_moves_nothing_and_says_what_would(
     copier(*same, "profile=fleet", "--data", "database=postgresql", cwd=folder)
     for profile, axes in PROFILES.items():
         commit(folder)
-        said = copier(*same, f"profile={profile}", cwd=folder)
+        with contextlib.redirect_stderr(io.StringIO()) as told:
+            run_update(
+                folder, {"profile": profile}, defaults=True, overwrite=True, vcs_ref=VcsRef.CURRENT
+            )
+        said = told.getvalue()
         assert "database=postgresql, job_store=database, executor=processpool" in said
         moving = " ".join(f"--data {axis}={value}" for axis, value in axes.items())
         moves = profile not in ("replicas-postgresql", "custom")
