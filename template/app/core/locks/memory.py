@@ -92,13 +92,13 @@ class _FileLocks:
         self.lease = database.settings.lease_seconds
         where = hashlib.sha256(database.settings.database_url.get_secret_value().encode())
         self._folder = Path(tempfile.gettempdir()) / f"locks-{os.getuid()}-{where.hexdigest()[:16]}"
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        if self._folder.stat().st_uid != os.getuid():
-            raise PermissionError(f"{self._folder} belongs to somebody else; remove it")
         self._held: dict[tuple[str, int], int] = {}
         self._guard = threading.Lock()
 
     def acquire(self, name: str, lease: float) -> int | None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if self._folder.stat().st_uid != os.getuid():
+            raise PermissionError(f"{self._folder} belongs to somebody else; remove it")
         path = self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -91,7 +91,8 @@ class DispatchRunner(Runner):
             return await super().take_over(entry, row, attempts, settled)
         message = _message(entry, row.fire_time)
         sent = await self._queue.requeue(row, entry.active_key, attempts, message)
-        await self._committed([sent] if sent else [])
+        # Twice: if its worker was frozen, that one may stand first in a broker's line, and get one.
+        await self._committed([sent, sent] if sent else [])
         return sent is not None
 
     async def _send_forever(self) -> None:
