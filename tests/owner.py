@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -177,6 +178,12 @@ class Work:
             for name in self._names("--diff-filter=AM", base)
             if not is_yours(name)
         }
+
+    def at(self, folder: Path) -> Work:
+        """The same work, in a copy of that service."""
+        moved = copy.copy(self)
+        moved._folder = folder
+        return moved
 
     def _edit_the_example(self) -> None:
         for name in DELETED:
