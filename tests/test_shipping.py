@@ -270,7 +270,8 @@ def test_a_new_version_of_the_template_becomes_a_request(
     clone = Clone(apart / "service", apart)
     record = apart / "record"
     # What the two sites do at the other end.
-    program(apart / "bin/gh", f'echo "$@" >> {record}')
+    program(apart / "bin/gh", f'echo "$@" >> {record}; test "$2" != list || cat {apart}/open')
+    (apart / "open").touch()
     program(apart / "origin.git/hooks/post-receive", f"env | grep GIT_PUSH_OPTION >> {record}")
     git("config", "receive.advertisePushOptions", "true", cwd=apart / "origin.git")
     address = "https://update:token@gitlab.invalid/group/service.git"
@@ -296,6 +297,23 @@ def test_a_new_version_of_the_template_becomes_a_request(
         assert "=merge_request.create\n" in asked
         assert "=merge_request.description=Conflicts: none." in asked
         assert "=merge_request.title=Update from the template\n" in asked
+
+    # A week later it is replaced, unless its owner has worked on it.
+    (apart / "open").write_text("7\n")
+    first = another_week(clone, ci, remote)
+    assert ("pr edit 7 --body Conflicts: Dockerfile." in record.read_text()) == (ci == "github")
+    git("commit", "--quiet", "--allow-empty", "--message", "Settled", cwd=clone.folder)
+    git("push", "--quiet", "origin", "template-update", cwd=clone.folder)
+    settled = run(*remote, cwd=clone.folder)
+    assert another_week(clone, ci, remote) == settled != first
+
+
+def another_week(clone: Clone, ci: str, remote: tuple[str, ...]) -> str:
+    """What the branch is at the other end after it."""
+    git("switch", "--quiet", "main", cwd=clone.folder)
+    git("branch", "--quiet", "-D", "template-update", cwd=clone.folder)
+    weekly(clone, ci)
+    return run(*remote, cwd=clone.folder)
 
 
 def program(path: Path, line: str) -> None:
