@@ -56,7 +56,7 @@ class Verdict:
     refused: int = 0
     repeated: int = 0
     lateness: list[float] = field(default_factory=list)
-    takeovers: list[float] = field(default_factory=list)
+    takeovers: dict[str, float] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -135,7 +135,7 @@ def _takeovers(
     notes: Iterable[Note],
     story: Story,
     lease: float,
-) -> list[float]:
+) -> dict[str, float]:
     """Seconds from the death of a process, or its silence, to the next attempt at its runs.
 
     Of those whose body runs in the process that claims, and where no server was away meanwhile.
@@ -146,7 +146,7 @@ def _takeovers(
             effect.setdefault((note.name, note.fire_time), note.at)
     victims = {fault.victim: fault.at for fault in story.faults if fault.kind in DEATHS}
     away_then = story.outages + story.silences
-    took = []
+    took: dict[str, float] = {}
     for key, attempts in begun.items():
         for first, second in pairwise(attempts):
             died = victims.get(first.replica)
@@ -154,5 +154,6 @@ def _takeovers(
                 continue
             away = any(down < second.at and up > died - lease for down, up in away_then)
             if second.replica != first.replica and not away and effect.get(key, died) >= died:
-                took.append(second.at - died)
+                name, due = key
+                took[f"{name} of {due:.0f}, attempt {second.attempt}"] = second.at - died
     return took
