@@ -14,7 +14,7 @@ import yaml
 
 from tests.conftest import Render, commit, git, manifest
 from tests.releases import releases, repository
-from tests.variants import QUESTIONS, REFERENCES, ROOT, choices
+from tests.variants import QUESTIONS, ROOT, SHIPPED, choices
 from tools.release import NotReady, check, news, version_of
 
 __all__ = ["repository"]
@@ -69,14 +69,14 @@ def test_each_question_has_a_default() -> None:
         assert "default" in question, name
 
 
-@pytest.mark.parametrize("variant", REFERENCES)
+@pytest.mark.parametrize("variant", SHIPPED)
 def test_no_file_of_the_last_release_vanishes_without_a_word(
     repository: Path, render: Render, tmp_path: Path, variant: str
 ) -> None:
     """Copier deletes it in each service, edited or not."""
     since, revision = last()
     before = tmp_path / "service"
-    answers = REFERENCES[variant]
+    answers = SHIPPED[variant]
     with contextlib.redirect_stderr(io.StringIO()):
         copier.run_copy(
             str(repository), before, data=answers, defaults=True, quiet=True, vcs_ref=revision

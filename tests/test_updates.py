@@ -19,15 +19,10 @@ from tests.conftest import Render, commit, git, manifest
 from tests.owner import Work, change, is_yours
 from tests.releases import NEWEST, releases, repository
 from tests.test_variants import PYTEST, postgresql, run
-from tests.variants import DOMAINS, PROFILES, REFERENCES, ROOT, Answers, valid
+from tests.variants import DOMAINS, PROFILES, ROOT, SHIPPED, Answers, valid
 
 __all__ = ["postgresql", "repository"]
 Worked = Callable[..., tuple[Path, Work]]
-VARIANTS: dict[str, Answers] = {
-    **REFERENCES,
-    "replicas-redis": REFERENCES["replicas-redis"] | {"ci": "gitlab", "package_manager": "poetry"},
-    "taskiq": REFERENCES["taskiq"] | {"kubernetes": True, "package_manager": "pip"},
-}
 
 
 @pytest.fixture
@@ -89,12 +84,12 @@ def test_what_both_sides_change_is_merged(service: Path, released: Path) -> None
         assert news in (service / name).read_text(encoding="utf-8"), name
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SHIPPED)
 @pytest.mark.parametrize("version", releases())
 def test_a_service_of_each_release_is_updated_and_loses_nothing(
     repository: Path, tmp_path: Path, version: str, variant: str, request: pytest.FixtureRequest
 ) -> None:
-    answers = VARIANTS[variant]
+    answers = SHIPPED[variant]
     service = start(repository, tmp_path / "service", version, **answers)
     work = Work(service)
     newest = version == list(releases())[-1]  # the older ones did so when they were the newest
@@ -107,15 +102,15 @@ def test_a_service_of_each_release_is_updated_and_loses_nothing(
         its_suite_is_green(service, answers, request)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SHIPPED)
 @pytest.mark.parametrize("version", releases())
 def test_a_service_that_nobody_touched_becomes_the_fresh_rendering(
     repository: Path, tmp_path: Path, render: Render, version: str, variant: str
 ) -> None:
-    service = start(repository, tmp_path / "service", version, **VARIANTS[variant])
+    service = start(repository, tmp_path / "service", version, **SHIPPED[variant])
     before = manifest(service)
     update(service, vcs_ref=NEWEST)
-    after, fresh = manifest(service), manifest(render(**VARIANTS[variant]))
+    after, fresh = manifest(service), manifest(render(**SHIPPED[variant]))
     assert not_yours(after) == not_yours(fresh)
     assert {n: h for n, h in after.items() if is_yours(n)} == {
         n: h for n, h in before.items() if is_yours(n)

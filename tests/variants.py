@@ -57,6 +57,13 @@ REFERENCES: dict[str, Answers] = {
         "ci": "none",
     },
 }
+# The same, with what else can be asked for spread over them: what is shipped with a service.
+SHIPPED: dict[str, Answers] = {
+    **REFERENCES,
+    "embedded": {"kubernetes": True},
+    "replicas-redis": REFERENCES["replicas-redis"] | {"ci": "gitlab", "package_manager": "poetry"},
+    "taskiq": REFERENCES["taskiq"] | {"kubernetes": True, "package_manager": "pip"},
+}
 # Their suites run under the eyes of coverage.
 COVERED: tuple[Answers, ...] = (
     {"profile": "custom", "database": "sqlite", "lock_backend": "database"},

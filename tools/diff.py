@@ -11,7 +11,7 @@ from pathlib import Path
 
 import copier
 
-from tests.variants import REFERENCES, ROOT, Answers
+from tests.variants import ROOT, SHIPPED, Answers
 
 
 def diff(base: str, answers: Answers, folder: Path) -> str:
@@ -38,7 +38,7 @@ def main() -> None:
     known = ["git", "rev-parse", "--quiet", "--verify", f"{base}^{{commit}}"]
     if not base or subprocess.run(known, cwd=ROOT, capture_output=True, check=False).returncode:
         sys.exit(f"BASE={base!r} is no version of this repository; for example make diff BASE=HEAD")
-    for name, answers in REFERENCES.items():
+    for name, answers in SHIPPED.items():
         with tempfile.TemporaryDirectory() as folder:
             shown = diff(base, answers, Path(folder))
         print(f"==> {name}\n{shown or 'no difference'}", flush=True)
