@@ -17,12 +17,18 @@ import pytest
 
 from tests.conftest import Render, commit, git, manifest
 from tests.owner import Work, change, is_yours
-from tests.releases import NEWEST, releases, repository
+from tests.releases import NEWEST, bases, releases, repository
 from tests.test_variants import PYTEST, postgresql, run
 from tests.variants import DOMAINS, PROFILES, ROOT, SHIPPED, Answers, valid
 
 __all__ = ["postgresql", "repository"]
 Worked = Callable[..., tuple[Path, Work]]
+
+FROM_EACH = pytest.mark.parametrize(
+    ("version", "variant"),
+    # Before there is a release, two variants show that the others will be looked at.
+    [(v, name) for v in bases() for name in (SHIPPED if releases() else ("embedded", "taskiq"))],
+)
 
 
 @pytest.fixture
@@ -84,15 +90,14 @@ def test_what_both_sides_change_is_merged(service: Path, released: Path) -> None
         assert news in (service / name).read_text(encoding="utf-8"), name
 
 
-@pytest.mark.parametrize("variant", SHIPPED)
-@pytest.mark.parametrize("version", releases())
+@FROM_EACH
 def test_a_service_of_each_release_is_updated_and_loses_nothing(
     repository: Path, tmp_path: Path, version: str, variant: str, request: pytest.FixtureRequest
 ) -> None:
     answers = SHIPPED[variant]
     service = start(repository, tmp_path / "service", version, **answers)
     work = Work(service)
-    newest = version == list(releases())[-1]  # the older ones did so when they were the newest
+    newest = version == list(bases())[-1]  # the older ones did so when they were the newest
     if newest:  # the template's tests were green when it was released
         its_suite_is_green(service, answers, request, "--ignore=tests/core")
     update(service, vcs_ref=NEWEST)
@@ -102,8 +107,7 @@ def test_a_service_of_each_release_is_updated_and_loses_nothing(
         its_suite_is_green(service, answers, request)
 
 
-@pytest.mark.parametrize("variant", SHIPPED)
-@pytest.mark.parametrize("version", releases())
+@FROM_EACH
 def test_a_service_that_nobody_touched_becomes_the_fresh_rendering(
     repository: Path, tmp_path: Path, render: Render, version: str, variant: str
 ) -> None:
