@@ -5,11 +5,15 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from time import monotonic
+from typing import Any
 
 import app.jobs
 from app.core.executors.engine import Message
 from app.core.logging import configure_logging
+from app.core.scheduling.answers import Won
 from app.core.scheduling.declaration import Job, discover, find
 from app.core.scheduling.dispatch import DispatchRunner
 from app.core.scheduling.entry import Entry, Settlement
@@ -21,6 +25,7 @@ from app.core.stores import Definition, DefinitionChanged
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
+_RETRY = 0.5
 
 
 class Worker(Service):
@@ -47,10 +52,7 @@ class Worker(Service):
         key, time = message["key"], message["fire_time"]
         try:
             job = find(message["job"])
-            definition = await self._definition(message)
-            if message.get("stored") and definition is None:
-                await self._queue.give_up(key, time, "cancelled")  # it was removed meanwhile
-            started = None if self._stopping.is_set() else await self._queue.start(key, time)
+            started = await self._take(message)
         except Exception as error:
             # Its row stays as it is, and is sent again.
             _log.warning("%s %s: not taken: %s", key, moment(time).isoformat(), error)
@@ -74,6 +76,26 @@ class Worker(Service):
         await asyncio.wait({self.runner.resume(entry, time, claim, attempts, settlements.append)})
         if any(settlement.over for settlement in settlements):
             await self._complete(message)
+
+    async def _take(self, message: Message) -> tuple[Won, list[dict[str, Any]]] | None:
+        """Its run, if it is to run here. Who does not answer is asked again, for a lease.
+
+        Without that a session which ends just then would cost all the time until it is sent again.
+        """
+        key, time = message["key"], message["fire_time"]
+        enough = monotonic() + self.settings.lease_seconds
+        while not self._stopping.is_set():
+            try:
+                if message.get("stored") and await self._definition(message) is None:
+                    await self._queue.give_up(key, time, "cancelled")  # it was removed meanwhile
+                return await self._queue.start(key, time)
+            except Exception as error:
+                if monotonic() > enough:
+                    raise
+                _log.warning("%s is asked for again: %s", key, error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _RETRY)
+        return None
 
     async def _definition(self, message: Message) -> Definition | None:
         """What the job store has on it, if it is from there."""

@@ -268,6 +268,30 @@ async def test_a_run_that_starts_while_its_worker_stops_is_given_back(
         assert [past["outcome"] for past in json.loads(row.attempts)] == ["interrupted"]
 
 
+@pytest.mark.parametrize("lease_seconds", [600])
+async def test_a_database_that_is_away_for_a_moment_costs_a_moment(
+    scheduling: Scheduling, settings: Settings, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is with the worker: nobody sends it again for a lease."""
+    worker = Worker(settings, JOBS)
+    start, errors = worker._queue.start, [OSError("the session has ended")]
+
+    async def start_later(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await start(*arguments)
+
+    monkeypatch.setattr(worker._queue, "start", start_later)
+    async with scheduling() as here:
+        id = await ask(here, brief)
+        try:
+            await worker.start()
+            assert await outcomes(here.database, id) == ["succeeded"]
+        finally:
+            await worker.stop()
+    assert not errors
+
+
 @BRIEF_LEASE
 async def test_what_no_worker_takes_within_the_catch_up_window_is_missed(
     scheduling: Scheduling,
