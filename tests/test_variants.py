@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import mypy.api
 import psycopg
 import pytest
 from packaging.requirements import Requirement
@@ -191,12 +190,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @EACH
 def test_its_types_are_strict(
-    render: Render, cache: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
+    render: Render, tmp_path: Path, cache: Path, answers: Answers
 ) -> None:
-    """In this process: half of what a run takes is the start of another."""
-    monkeypatch.chdir(render(**answers))
-    said, failed, code = mypy.api.run(["--cache-dir", str(cache), "."])
-    assert code == 0, f"{said}{failed}\n\nTo repeat it:\n  {command(answers, '-m', 'mypy', '.')}\n"
+    run(render(**answers), answers, "mypy", "--cache-dir", str(cache), ".")
 
 
 @pytest.fixture(scope="session")
