@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from tests.conftest import Render, commit, git, run
 from tests.owner import change
 from tests.test_cli import copier
-from tests.variants import DOMAINS, REFERENCES, ROOT, command
+from tests.variants import DOMAINS, REFERENCES, ROOT, command, declared
 
 UV = str(Path(sys.executable).with_name("uv"))
 # What `make install` writes down, and git sees.
@@ -111,17 +110,9 @@ def test_the_pythons_between_the_oldest_and_the_newest_run_a_suite(
 
 def test_what_is_checked_has_every_package(render: Render) -> None:
     """In its newest version; and so do the lowest ones, which run a suite."""
-
-    def packages(names: Iterable[str]) -> set[str]:
-        found: set[str] = set()
-        for name in names:
-            text = (render(**REFERENCES[name]) / "pyproject.toml").read_text(encoding="utf-8")
-            document = tomllib.loads(text)
-            found.update(document["project"]["dependencies"], document["dependency-groups"]["dev"])
-        return found
-
+    found = set().union(*(declared(render(**REFERENCES[name])) for name in CHECKED))
     own = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert packages(CHECKED) == set(own["dependency-groups"]["rendered"])
+    assert found == set(own["dependency-groups"]["rendered"])
 
 
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])

@@ -32,6 +32,7 @@ from tests.variants import (
     combinations,
     command,
     covering,
+    declared,
     name_of,
     products,
     tuples,
@@ -154,13 +155,9 @@ def test_it_declares_what_it_imports_and_nothing_else(render: Render, answers: A
 
 
 def test_the_shared_environment_is_the_union_of_the_variants(render: Render) -> None:
-    declared: set[str] = set()
-    for answers in covering():
-        text = (render(**answers) / "pyproject.toml").read_text(encoding="utf-8")
-        document = tomllib.loads(text)
-        declared.update(document["project"]["dependencies"], document["dependency-groups"]["dev"])
+    found = set().union(*(declared(render(**answers)) for answers in covering()))
     own = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert set(own["dependency-groups"]["rendered"]) == declared
+    assert set(own["dependency-groups"]["rendered"]) == found
 
 
 @EACH

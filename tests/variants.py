@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,12 @@ def combinations() -> list[Answers]:
         for axes in products(AXES)
         if valid(answers := {"profile": "custom", "example": True, **axes})
     ]
+
+
+def declared(service: Path) -> set[str]:
+    """What a rendered service installs, with its tests."""
+    document = tomllib.loads((service / "pyproject.toml").read_text(encoding="utf-8"))
+    return {*document["project"]["dependencies"], *document["dependency-groups"]["dev"]}
 
 
 def axes(answers: Answers) -> tuple[Any, ...]:
