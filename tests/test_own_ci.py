@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.conftest import commit, git, run
+from tests.conftest import git, run
+from tests.test_releases import release
 from tests.test_shipping import BIN, SHELL, program
 from tests.variants import PROFILES, ROOT
 
@@ -36,23 +38,28 @@ def test_the_parts_are_all_that_make_test_runs() -> None:
     assert chosen == {"not own_suite", "own_suite and sqlite", "own_suite and not sqlite"}
 
 
-def test_a_release_shows_what_it_renders(released: Path, apart: Path) -> None:
-    git("clone", "-q", "--bare", str(released), "origin.git", cwd=apart)
+def test_a_release_shows_what_it_renders(current: Path, apart: Path) -> None:
+    git("clone", "-q", "--bare", "--no-tags", str(current), "origin.git", cwd=apart)
     program(apart / "bin/gh", "exit 0")
     steps = [step["run"] for step in workflow("release.yml")["release"]["steps"] if "run" in step]
     given = {"PATH": f"{apart}/bin:{BIN}:{os.defpath}"}
-    for tag in ("v1.0.0", "v1.1.0"):
+    for tag in ("v900.0.0", "v900.1.0"):
         (apart / tag).mkdir()
         clone = apart / tag / "clone"
         git("clone", "-q", str(apart / "origin.git"), "clone", cwd=apart / tag)
-        if tag == "v1.1.0":
-            commit(clone, tag)
+        release(clone, tag.removeprefix("v"), "2030-01-01")
+        git("tag", "-a", tag, "-m", tag, cwd=clone)
+        git("push", "-q", "--follow-tags", cwd=clone)
         for script in steps[1:]:
             run(*SHELL, script, cwd=clone, GITHUB_REF_NAME=tag, **given)
+    checking = next(script for script in steps if "tools.release" in script)
+    for spoilt in ("v900.0.0", "v900.2.0"):  # of another commit, and of none
+        env = {**os.environ, **given, "GITHUB_REF_NAME": spoilt}
+        assert subprocess.run([*SHELL, checking], cwd=clone, env=env, check=False).returncode
     shown = git("ls-tree", "-r", "--name-only", "examples", cwd=apart / "origin.git")
     for profile in PROFILES.keys() - {"custom"}:
         assert f"{profile}/app/main.py\n" in shown
     assert git("log", "--format=%s", "examples", cwd=apart / "origin.git").split()[:2] == [
-        "v1.1.0",
-        "v1.0.0",
+        "v900.1.0",
+        "v900.0.0",
     ]

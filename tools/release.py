@@ -1,4 +1,7 @@
-"""`make release-check`: is the last commit the release that it says it is?"""
+"""`make release-check`: is the last commit the release that it says it is?
+
+With `quick`, as a release's own workflow asks: without the tests that `make test` has, too.
+"""
 
 import re
 import subprocess
@@ -60,6 +63,9 @@ def main() -> None:
         tag = check(_ROOT)
     except NotReady as error:
         sys.exit(str(error))
+    if sys.argv[1:] == ["quick"]:
+        print(f"this is {tag}")
+        return
     tests = ("tests/test_releases.py", "tests/test_updates.py", "tests/test_shipping.py")
     if subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "2", *tests], check=False
