@@ -259,6 +259,16 @@ def test_every_step_of_ci_passes_in_a_fresh_clone(fresh: Render, apart: Path) ->
     assert git("status", "--porcelain", cwd=clone.folder) == "?? uv.lock\n"
 
 
+def test_gitlab_runs_the_same_steps(render: Render) -> None:
+    """The test above carries them out."""
+    github = read(render(ci="github"), ".github/workflows/ci.yml")["jobs"]["make"]
+    gitlab = read(render(ci="gitlab"), ".gitlab-ci.yml")["make"]
+    steps = [step["run"] for step in github["steps"] if "run" in step]
+    assert gitlab["script"] == steps
+    (row,) = gitlab["parallel"]["matrix"]
+    assert row["TARGET"] == github["strategy"]["matrix"]["target"]
+
+
 @pytest.mark.parametrize("ci", ["github", "gitlab"])
 def test_a_new_version_of_the_template_becomes_a_request(
     released: Path, apart: Path, ci: str
