@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.figures import REPETITIONS, in_turn, plain, progress, ratio
 from benchmarks.rendered import measure, render, settings
+from benchmarks.serving import weight
 
 if TYPE_CHECKING:
     from app.core.executors import ExecutorBackend
@@ -82,12 +83,6 @@ def spawned() -> float:
         for done in [pool.submit(time.sleep, 0.2) for _ in range(2)]:
             done.result()
         return sum(weight(pid) for pid in pool._processes)
-
-
-def weight(pid: int | None) -> float:
-    """A process's share of the memory, in MB: what it shares with others counts in parts."""
-    fields = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").split("Pss:")
-    return int(fields[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":

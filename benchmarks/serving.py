@@ -76,6 +76,18 @@ def resident(pid: int) -> float:
     return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout) / 1024
 
 
+def weight(pid: int | None) -> float:
+    """A process's share of the memory, in MB: what it shares with others counts in parts."""
+    fields = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").split("Pss:")
+    return int(fields[1].split()[0]) / 1024
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below this one."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [below for child in map(int, text.split()) for below in (child, *descendants(child))]
+
+
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
