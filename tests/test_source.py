@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from jinja2 import Environment, StrictUndefined, meta
 
-from tests.conftest import Render, strings
+from tests.conftest import Render, manifest, strings
+from tests.owner import is_yours
 from tests.variants import CONFIG, DOMAINS, QUESTIONS, ROOT, TEXTS
 from tools.siblings import SIBLINGS
 
@@ -133,6 +134,17 @@ def test_every_question_is_used() -> None:
             for text in strings(question.get(key, "")):
                 names |= used(text) if "{" in text else set()
     assert set(QUESTIONS) <= names
+
+
+def test_the_files_that_an_update_leaves_alone_are_the_owners(render: Render) -> None:
+    """Twice in copier.yml: not written over, and, where they were deleted, not written again."""
+    patterns = CONFIG["_exclude"][-1]
+    excluded = patterns.rpartition('{% if _copier_operation == "update" %}')[2].split()[:-3]
+    # A broker comes with a switch to the executor that needs it.
+    assert sorted([*excluded, "/app/broker.py"]) == sorted(CONFIG["_skip_if_exists"])
+    folder = render(example=False)
+    found = [f"/{name}" for name in manifest(folder) if is_yours(name)]
+    assert sorted([*found, "/app/__init__.py"]) == sorted(excluded)
 
 
 def test_nothing_needs_trust() -> None:
