@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.away import away
 from benchmarks.figures import REPETITIONS, p99, plain, progress, ratio
-from benchmarks.rendered import measure, rendered, settings
+from benchmarks.rendered import measure, rendered, settings, urls
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -139,6 +140,22 @@ async def main() -> None:
             plain("       the loop's longest pause", pauses["ours"])
             plain("       APScheduler's", pauses["stock"])
             assert statistics.median(late["ours"]) > 0
+        if any(not url.startswith("sqlite") for url in urls(given).values()):
+            await at_a_distance(given)
+
+
+async def at_a_distance(given: Settings) -> None:
+    """A server that takes its time holds no loop."""
+    with away(given) as far:
+        for count in COUNTS[-2:]:
+            found = []
+            for repetition in progress(f"{count:,} jobs, 2 ms away", 3):
+                lags, pause = await ours(far, count)
+                if repetition:
+                    found.append((p99(lags), pause))
+            late, pauses = zip(*found, strict=True)
+            plain(f"{count:6,} jobs, servers 2 ms away: 99 % began within", late)
+            plain("       the loop's longest pause", pauses)
 
 
 if __name__ == "__main__":
