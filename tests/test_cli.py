@@ -9,10 +9,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from copier import VcsRef, run_update
+from copier import VcsRef, _main, run_update
 from pytest_copie.plugin import Copie
 
 from tests.conftest import Render, commit, git, manifest
@@ -106,6 +107,27 @@ def test_a_profile_that_is_changed_later_moves_nothing_and_says_what_would(
         moving = " ".join(f"--data {axis}={value}" for axis, value in axes.items())
         moves = profile not in ("replicas-postgresql", "custom")
         assert (f"copier update {moving}\n" in said) == moves
+
+
+def test_a_profile_that_is_changed_at_a_prompt_says_so_too(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "service"
+    data = ("--data", "profile=replicas-postgresql")
+    copier("copy", "--defaults", *data, str(released), "service", cwd=tmp_path)
+    commit(folder)
+
+    def answer(asked: list[Any], answers: dict[str, Any]) -> dict[str, Any]:
+        (name,) = answers
+        return {name: "fleet" if name == "profile" else answers[name]}
+
+    monkeypatch.setattr(_main, "unsafe_prompt", answer)
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        run_update(folder, overwrite=True, vcs_ref=VcsRef.CURRENT)
+    recorded = yaml.safe_load((folder / ".copier-answers.yml").read_text())
+    assert (recorded["profile"], recorded["executor"]) == ("fleet", "processpool")
+    assert "A profile moves no answer" in told.getvalue()
+    assert "--data executor=procrastinate" in told.getvalue()
 
 
 def test_axes_that_were_chosen_beside_the_profile_are_no_news_at_each_update(

@@ -173,7 +173,7 @@ def name_of(answers: Answers) -> str:
 def command(answers: Answers, *python: str) -> str:
     """What renders this variant by hand, and runs this in it."""
     data = " ".join(f"--data {shlex.quote(f'{n}={v}')}" for n, v in answers.items())
-    rendering = f"copier copy --vcs-ref HEAD --defaults {data} . /tmp/variant"
+    rendering = f".venv/bin/copier copy --vcs-ref HEAD --defaults {data} . /tmp/variant"
     if not python:
         return rendering
     running = shlex.join([".venv/bin/python", *python])

@@ -38,7 +38,10 @@ async def ready(request: Request) -> JSONResponse:
     failed = {name: why for name, why in checks.items() if why not in ("ok", "disabled")}
     if failed:
         return problem(503, "; ".join(f"{n}: {w}" for n, w in failed.items()), checks=checks)
-    return JSONResponse({"status": "ready", "checks": checks})
+    body: dict[str, Any] = {"status": "ready", "checks": checks}
+    if unreadable := len(state.service.scheduler.unreadable):
+        body["unreadable_jobs"] = unreadable  # left in the store for the version that can
+    return JSONResponse(body)
 
 
 async def _database(database: Database) -> str:

@@ -105,12 +105,16 @@ class ServiceSettings(BaseSettings):
     def check_servers(self) -> None:
         """Raises `InvalidSettings` where a server would be looked for on the wrong machine."""
         fields = type(self).model_fields.items()
-        unset = {name for name, field in fields if field.json_schema_extra == _HERE}
-        names = ", ".join(sorted(name.upper() for name in unset - self.model_fields_set))
-        if names and self.environment not in ("local", "test"):
+        unset = {
+            name.upper(): field.default.get_secret_value().replace("127.0.0.1", "another-host")
+            for name, field in sorted(fields)
+            if field.json_schema_extra == _HERE and name not in self.model_fields_set
+        }
+        if unset and self.environment not in ("local", "test"):
+            examples = ", ".join(f"{name}={url}" for name, url in unset.items())
             raise InvalidSettings(
-                f"{names} must be set where ENVIRONMENT={self.environment!r}: 127.0.0.1 is the "
-                f"default in local and test only; for example redis://:password@host:6379/0"
+                f"{', '.join(unset)} must be set where ENVIRONMENT={self.environment!r}: 127.0.0.1 "
+                f"is the default in local and test only; for example {examples}"
             )
 
     @property

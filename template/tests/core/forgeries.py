@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.core.scheduling import Job
-from app.core.service import Service
 from tests.core.fixtures import Scheduling
 from tests.core.waiting import runs, succeeded
 
@@ -107,17 +106,12 @@ def every(microseconds: int) -> str:
 
 async def none_runs(scheduling: Scheduling, note: Job, proof: Path, ids: set[str]) -> None:
     """They are shown for what they are, and hinder nothing that is in order."""
-
-    def unreadable(service: Service) -> set[str]:
-        assert service.scheduler._mirror is not None
-        return service.scheduler._mirror.unreadable
-
     async with scheduling() as service:
         added = await service.scheduler.add_job_async(
             note, "interval", seconds=0.1, kwargs={"file": f"{proof}-of-the-good"}
         )
         await succeeded(service.database, added.id)
-        assert unreadable(service) == ids
+        assert service.scheduler.unreadable == ids
         assert [job.id for job in service.scheduler.get_jobs()] == [added.id]
         assert [job.id async for job in service.scheduler.get_jobs_async()] == [added.id]
         assert {row.job.split(":")[0] for row in await runs(service.database)} == {added.id}

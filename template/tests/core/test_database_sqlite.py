@@ -22,6 +22,11 @@ MOUNTS = """\
 /dev/vda / ext4 rw 0 0
 files:/export /mnt/shared nfs4 rw 0 0
 /dev/vdb /mnt/shared/fast xfs rw 0 0
+volume /mnt/two\\040words fuse.glusterfs rw 0 0
+/dev/vdc /mnt/again xfs rw 0 0
+//files/share /mnt/again cifs rw 0 0
+files:/export /mnt/once nfs rw 0 0
+/dev/vdd /mnt/once ext4 rw 0 0
 """
 
 
@@ -32,9 +37,11 @@ def test_a_file_that_several_hosts_share_is_refused(
     mounts = tmp_path / "mounts"
     mounts.write_text(MOUNTS)
     monkeypatch.setattr(sqlite, "_MOUNTS", mounts)
-    with pytest.raises(ValueError, match="lies on nfs4, a file system that several hosts share"):
-        Settings(database_url=SecretStr("sqlite:////mnt/shared/service.db"))
-    for local in ("/mnt/shared/fast/service.db", "/var/lib/service.db"):
+    there = {"shared": "nfs4", "two words": "fuse.glusterfs", "again": "cifs"}
+    for folder, kind in there.items():
+        with pytest.raises(ValueError, match=f"lies on {kind}, a file system that several hosts"):
+            Settings(database_url=SecretStr(f"sqlite:////mnt/{folder}/service.db"))
+    for local in ("/mnt/shared/fast/service.db", "/mnt/once/service.db", "/var/lib/service.db"):
         assert Settings(database_url=SecretStr(f"sqlite:///{local}"))
     mounts.unlink()
     assert Settings(database_url=SecretStr("sqlite:////mnt/shared/service.db"))

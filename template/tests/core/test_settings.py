@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from app.core import wiring
 from app.core.settings import InvalidSettings, on_this_machine
 from app.settings import Settings
 from tests.core.fixtures import FURTHER
@@ -69,8 +70,9 @@ def test_a_server_is_looked_for_on_this_machine_in_local_and_test_only(
     class Serving(Settings):
         mail_url: SecretStr = on_this_machine("smtp://127.0.0.1")
 
-    names = sorted(name.upper() for name in ("mail_url", *FURTHER))
-    given: dict[str, Any] = {"database_url": settings.database_url}
+    asked = ("database_url",) if wiring.DATABASE == "postgresql" else ()
+    names = sorted(name.upper() for name in (*asked, "mail_url", *FURTHER))
+    given: dict[str, Any] = {} if asked else {"database_url": settings.database_url}
     for environment in ("production", "staging"):
         unset = Serving(**given, environment=environment)
         needed = f"{', '.join(names)} must be set where ENVIRONMENT='{environment}': .*for example"
@@ -79,7 +81,8 @@ def test_a_server_is_looked_for_on_this_machine_in_local_and_test_only(
     for environment in ("local", "test"):
         Serving(**given, environment=environment).check_servers()
     urls: dict[str, Any] = {name.lower(): SecretStr("redis://127.0.0.1:6379/0") for name in names}
-    Serving(**given, **urls, environment="production").check_servers()
+    urls["database_url"] = settings.database_url
+    Serving(**urls, environment="production").check_servers()
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     for name in FURTHER:
         with pytest.raises(SystemExit, match=f"{name.upper()}.* must be set"):

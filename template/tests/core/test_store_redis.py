@@ -24,7 +24,7 @@ from tests.core.fixtures import Declare, Scheduling, environment
 from tests.core.forgeries import forgeries, none_runs
 from tests.core.servers.valkey import PREFIX, cluster
 from tests.core.test_store_shared import held, ids, note, passes
-from tests.core.waiting import succeeded, until
+from tests.core.waiting import outcomes, succeeded, until
 
 pytestmark = pytest.mark.anyio
 __all__ = ["note"]
@@ -108,13 +108,17 @@ async def test_a_change_that_this_version_cannot_read_ends_the_job_as_it_was(
 
 
 async def test_a_pass_writes_nothing_there(
-    scheduling: Scheduling, note: Job, server: redis.Redis
+    scheduling: Scheduling, note: Job, server: redis.Redis, tmp_path: Path
 ) -> None:
+    """With fires of its jobs, and without."""
     async with scheduling() as service:
         add = service.scheduler.add_job_async
         await add(note, "interval", hours=1, id="job", kwargs={"file": "x"})
+        often = {"file": str(tmp_path / "notes")}
+        await add(note, "interval", seconds=0.2, id="often", kwargs=often)
         before = {str(key): server.dump(str(key)) for key in server.scan_iter()}
         await passes(service, 5)
+        await outcomes(service.database, "often:", 3)
         assert {str(key): server.dump(str(key)) for key in server.scan_iter()} == before
 
 

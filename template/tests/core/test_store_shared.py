@@ -1,19 +1,23 @@
 """Jobs added while the service runs: kept as definitions, for all replicas."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from apscheduler.jobstores.base import JobLookupError
+from fastapi import Request
 from sqlalchemy import Engine, event
 
 from app.core import wiring
 from app.core.database import Database
+from app.core.health import ready
 from app.core.scheduling import Job, date, interval, mirror
 from app.core.service import Service
 from app.core.stores import Definition, DefinitionChanged, DefinitionStore
@@ -197,7 +201,10 @@ async def passes(service: Service, count: int) -> None:
         await until(moved_on)
 
 
-async def test_a_pass_writes_nothing_into_the_database(scheduling: Scheduling, note: Job) -> None:
+async def test_a_pass_writes_nothing_into_the_database(
+    scheduling: Scheduling, note: Job, tmp_path: Path
+) -> None:
+    """And those with fires of its jobs write to the ledger, not to the store."""
     async with scheduling() as service:
         add = service.scheduler.add_job_async
         await add(note, "interval", hours=1, id="job", kwargs={"file": "x"})
@@ -209,11 +216,34 @@ async def test_a_pass_writes_nothing_into_the_database(scheduling: Scheduling, n
 
         event.listen(Engine, "before_cursor_execute", hear)
         try:
-            await passes(service, 5)
+            await passes(service, 3)
+            quiet, written = list(said), "INSERT|UPDATE|DELETE"
+            often = {"file": str(tmp_path / "notes")}
+            await add(note, "interval", seconds=0.1, id="often", kwargs=often)
+            said.clear()
+            await outcomes(service.database, "often:", 3)
         finally:
             event.remove(Engine, "before_cursor_execute", hear)
-    assert said
-    assert [each for each in said if re.search("INSERT|UPDATE|DELETE", each)] == []
+    assert quiet
+    assert [each for each in quiet if re.search(written, each)] == []
+    changes = [each for each in said if re.search(written, each)]
+    assert changes
+    assert [each for each in changes if "job_definitions" in each] == []
+
+
+async def test_what_this_version_cannot_read_is_counted_where_readiness_is_told(
+    settings: Settings, scheduling: Scheduling
+) -> None:
+    async with scheduling() as service:
+        assert service.definitions
+        other = Definition("other", "no job of this version", {}, interval(hours=1).to_json())
+        await service.definitions.add(other, replace=False)
+        await until(lambda: asyncio.sleep(0, service.scheduler.unreadable))
+        state = SimpleNamespace(service=service, database=service.database, settings=settings)
+        request = SimpleNamespace(app=SimpleNamespace(state=state))
+        response = await ready(cast("Request", request))
+    assert response.status_code == 200
+    assert json.loads(bytes(response.body))["unreadable_jobs"] == 1
 
 
 async def test_of_many_who_change_a_job_at_once_one_wins(

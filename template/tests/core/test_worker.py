@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import runpy
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,9 +21,10 @@ from app.core.schema import job_runs
 from app.core.service import Service
 from app.core.worker import Worker
 from app.settings import Settings
+from tests.core import sample_jobs
 from tests.core.fixtures import BRIEF_LEASE, Scheduling, environment, servers, time_goes_by
 from tests.core.waiting import outcomes, runs, succeeded, until
-from tests.core.working import JOBS, Process, brief, computing, hanging
+from tests.core.working import JOBS, Process, brief, hanging, lasting
 
 pytestmark = pytest.mark.anyio
 Start = Callable[..., Process]
@@ -86,12 +88,22 @@ async def test_a_fire_is_claimed_here_and_runs_on_a_worker(
         row = await succeeded(here.database, "brief")
         assert row.replica != here.ledger.replica
         assert row.attempt == 1
-        id = await ask(here, computing)
-        assert await outcomes(here.database, id) == ["succeeded"]
-    where = {job: int(pid) for job, _, _, pid in lines(notes)}
-    # Coroutines run on the worker's loop, functions in a process of its own.
-    assert where["brief"] == worker.pid
-    assert where["computing"] not in (worker.pid, os.getpid())
+    assert lines(notes)[0] == ["brief", "did", "1", str(worker.pid)]
+
+
+async def test_a_worker_runs_the_functions_and_coroutines_that_every_executor_runs(
+    scheduling: Scheduling, start: Start, tmp_path: Path
+) -> None:
+    """As they are: coroutines on its loop, functions in a process of its own."""
+    worker = start()
+    where = {}
+    async with scheduling() as here:
+        for job in (sample_jobs.note, sample_jobs.note_async):
+            id = await ask(here, job, file=str(tmp_path / job.id))
+            assert await outcomes(here.database, id) == ["succeeded"]
+            where[job] = int((tmp_path / job.id).read_text().split()[0])
+    assert where[sample_jobs.note_async] == worker.pid
+    assert where[sample_jobs.note] not in (worker.pid, os.getpid())
 
 
 async def test_arguments_arrive_and_a_message_that_comes_again_runs_nothing(
@@ -170,6 +182,29 @@ async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_end(
         assert await outcomes(here.database, id) == ["succeeded"]
         (row,) = await runs(here.database, id)
         assert [past["outcome"] for past in json.loads(row.attempts)] == ["interrupted"]
+
+
+async def test_a_worker_that_is_told_to_stop_lets_what_runs_come_to_its_end(
+    scheduling: Scheduling, start: Start, notes: Path
+) -> None:
+    worker = start(SHUTDOWN_GRACE_SECONDS="600")
+    async with scheduling() as here:
+        id = await ask(here, lasting)
+        await noted(notes)
+        worker.terminate()
+        late = await ask(here, brief)
+        await until(lambda: runs(here.database, late))
+        notes.with_name("notes.go").touch()
+        assert await asyncio.to_thread(worker.ended) == 0
+        (row,) = await runs(here.database, id)
+        assert (row.outcome, row.attempt) == ("succeeded", 1)
+    assert [line[1] for line in lines(notes)] == ["began", "ended"]
+
+
+def test_a_worker_ends_with_a_message_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEASE_SECONDS", "soon")
+    with pytest.raises(SystemExit, match="cannot start with these settings:\nLEASE_SECONDS='soon'"):
+        runpy.run_module("app.core.worker", run_name="__main__")
 
 
 async def test_a_second_signal_ends_the_wait(

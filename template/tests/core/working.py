@@ -14,6 +14,7 @@ from app.core.scheduling import Run, job
 from app.core.scheduling.declaration import Job
 from app.core.worker import Worker
 from app.settings import Settings
+from tests.core.sample_jobs import note, note_async
 
 
 def _note(run: Run, what: str) -> None:
@@ -26,12 +27,6 @@ async def brief(run: Run, word: str = "did") -> None:
     _note(run, word)
 
 
-@job(id="computing")
-def computing(run: Run) -> None:
-    """In a worker process of the worker: its time-out is real, and it is niced."""
-    _note(run, "did")
-
-
 @job(id="hanging")
 async def hanging(run: Run) -> None:
     """Begins; the first time it is in no hurry to end."""
@@ -41,7 +36,16 @@ async def hanging(run: Run) -> None:
     _note(run, "ended")
 
 
-JOBS: dict[str, Job] = {job.id: job for job in (brief, computing, hanging)}
+@job(id="lasting")
+async def lasting(run: Run) -> None:
+    """Ends when it is told to."""
+    _note(run, "began")
+    while not Path(f"{os.environ['FILE']}.go").exists():
+        await asyncio.sleep(0.02)
+    _note(run, "ended")
+
+
+JOBS: dict[str, Job] = {job.id: job for job in (brief, hanging, lasting, note, note_async)}
 
 
 class Process(ForkServerProcess):

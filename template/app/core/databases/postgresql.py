@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeEngine
 
 from app.core.databases import AlreadyScheduling, parsed
 from app.core.schema import OPEN, job_runs
-from app.core.settings import ServiceSettings
+from app.core.settings import ServiceSettings, on_this_machine
 
 Index("ix_job_runs_open", job_runs.c.lease_until, postgresql_where=OPEN)
 _MIGRATING, _SCHEDULING, _RAISING = 7_340_001, 7_340_002, 7_340_003
@@ -47,7 +47,7 @@ _RAISE = text(
 
 
 class DatabaseSettings(ServiceSettings):
-    database_url: SecretStr = SecretStr("postgresql://postgres@127.0.0.1:5432/postgres")
+    database_url: SecretStr = on_this_machine("postgresql://postgres@127.0.0.1:5432/postgres")
 
     @field_validator("database_url")
     @classmethod

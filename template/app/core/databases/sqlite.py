@@ -1,6 +1,7 @@
 """SQLite: one file, one host, one writer at a time."""
 
 import fcntl
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,7 +41,10 @@ from app.core.settings import ServiceSettings
 
 Index("ix_job_runs_open", job_runs.c.lease_until, sqlite_where=OPEN)
 _MOUNTS = Path("/proc/mounts")
-_SHARED = ("nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "fuse.sshfs")
+_SHARED = re.compile(
+    r"(nfs|smb)\d?|smbfs|cifs|afs|lustre|gpfs|ocfs2|gfs2|(fuse\.)?(ceph(-fuse)?|glusterfs|beegfs)|"
+    r"fuse\.(sshfs|s3fs|rclone|juicefs)"
+)
 
 
 class DatabaseSettings(ServiceSettings):
@@ -57,7 +61,7 @@ class DatabaseSettings(ServiceSettings):
         if make_url(parsed(value).get_secret_value()).database in (None, "", ":memory:"):
             raise ValueError("must name a file; for example DATABASE_URL=sqlite:///./service.db")
         file = Path(make_url(value.get_secret_value()).database or "")
-        if (kind := _file_system(file, _MOUNTS)) in _SHARED:
+        if _SHARED.fullmatch(kind := _file_system(file, _MOUNTS)):
             raise ValueError(
                 f"lies on {kind}, a file system that several hosts share, and SQLite's locks hold "
                 "on one host only; name a local file, or run `copier update --data "
@@ -66,15 +70,18 @@ class DatabaseSettings(ServiceSettings):
         return value
 
 
-def _file_system(file: Path, mounts: Path) -> str | None:
+def _file_system(file: Path, mounts: Path) -> str:
     """The kind of file system that a file is on, where the system says so."""
     if not mounts.exists():
-        return None
-    folder = file.resolve().parent
-    # A line of it: device, folder, kind, ...; the innermost folder counts.
-    fields = [line.split() for line in mounts.read_text(encoding="utf-8").splitlines()]
-    found = [(len(f[1]), f[2]) for f in fields if folder.is_relative_to(f[1])]
-    return max(found)[1] if found else None
+        return ""
+    folder, found, depth = file.resolve().parent, "", 0
+    # A line of it: device, folder, kind, ...; the innermost folder counts, and the last one there.
+    for line in mounts.read_text(encoding="utf-8").splitlines():
+        _, where, kind, *_ = line.split()
+        where = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), where)
+        if folder.is_relative_to(where) and len(where) >= depth:
+            found, depth = kind, len(where)
+    return found
 
 
 class _Connection(sqlite3.Connection):
