@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import urllib.request
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
-from tests.conftest import Render
+from tests.conftest import Render, run
+from tests.variants import REFERENCES
 
 SERVE = ("-m", "uvicorn", "app.main:app", "--port", "0")
 
@@ -49,3 +51,14 @@ def test_every_line_that_it_writes_is_in_its_own_format(render: Render, tmp_path
         "app.requests: request",
     }
     assert not [line for line in lines if line["logger"] == "uvicorn.access"]
+
+
+def test_a_worker_starts_with_what_the_service_starts_with(render: Render) -> None:
+    """`make worker` asks for no setting that `make dev` does without."""
+    folder = render(**REFERENCES["taskiq"])
+    dev, worker = (
+        [word for word in shlex.split(run("make", "-n", target, cwd=folder)) if "=" in word]
+        for target in ("dev", "worker")
+    )
+    assert dev == worker
+    assert "ENVIRONMENT=local" in worker

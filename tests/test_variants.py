@@ -241,6 +241,25 @@ def test_it_survives_what_is_done_to_whole_processes(
     run(fresh(**answers), answers, *PYTEST, "tests/faults", **environment)
 
 
+ANOTHER_BROKER = """from taskiq import AsyncBroker
+from taskiq_redis import ListQueueBroker
+
+
+def broker(url: str, name: str) -> AsyncBroker:
+    return ListQueueBroker(url, queue_name=name)
+"""
+
+
+@pytest.mark.parametrize("answers", [REFERENCES["taskiq"]], ids=name_of)
+def test_another_broker_takes_one_line_of_its_owner(
+    fresh: Render, answers: Answers, request: pytest.FixtureRequest
+) -> None:
+    folder = fresh(**answers)
+    (folder / "app/broker.py").write_text(ANOTHER_BROKER)
+    about = [f"tests/core/test_{name}.py" for name in ("engine", "engine_taskiq", "worker")]
+    run(folder, answers, *PYTEST, *about, DATABASE_URL=request.getfixturevalue("postgresql"))
+
+
 @pytest.mark.parametrize("database", DOMAINS["database"])
 def test_it_is_complete_without_the_example(
     fresh: Render, database: str, request: pytest.FixtureRequest

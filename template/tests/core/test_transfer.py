@@ -151,7 +151,7 @@ async def test_another_job_of_that_id_is_left_as_it_is_and_named(
         ({"id": "x" * 300}, "line 2: id and generation: at most"),
         ({"more": 1}, "line 2: it is not an object with"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:20],
 )
 async def test_a_file_that_is_not_an_export_adds_nothing(
     command: Command,

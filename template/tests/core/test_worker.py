@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import runpy
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +19,7 @@ from app.core.scheduling.queue import Queue
 from app.core.schema import job_runs
 from app.core.service import Service
 from app.core.worker import Worker
+from app.core.worker import _main as main
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import BRIEF_LEASE, Scheduling, environment, servers, time_goes_by
@@ -201,10 +201,12 @@ async def test_a_worker_that_is_told_to_stop_lets_what_runs_come_to_its_end(
     assert [line[1] for line in lines(notes)] == ["began", "ended"]
 
 
-def test_a_worker_ends_with_a_message_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_ends_with_a_message_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("LEASE_SECONDS", "soon")
     with pytest.raises(SystemExit, match="cannot start with these settings:\nLEASE_SECONDS='soon'"):
-        runpy.run_module("app.core.worker", run_name="__main__")
+        await main()
 
 
 async def test_a_second_signal_ends_the_wait(
