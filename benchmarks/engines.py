@@ -1,4 +1,4 @@
-"""A run's whole trip through an engine: claim, send, worker, record."""
+"""A run's whole trip through an engine, claim and record included, against the engine by itself."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
-from benchmarks.figures import REPETITIONS, plain
-from benchmarks.rendered import measure, render, settings
+from benchmarks.figures import REPETITIONS, plain, progress, ratio
+from benchmarks.rendered import measure, render, settings, urls
 
 if TYPE_CHECKING:
     from app.core.service import Service
+
+    from benchmarks.bare_engines import Send
 
 CALLS = 20
 _numbers = count(1)
@@ -34,28 +34,50 @@ async def main() -> None:
     from app.core import wiring
     from app.core.service import Service
 
+    from benchmarks.bare_engines import sending
+
+    engine, notes = wiring.DEFAULT_EXECUTOR, Path("notes")
+    notes.touch()
     with settings() as given:
-        urls = {
-            name.upper(): value.get_secret_value()
-            for name, value in given.model_dump().items()
-            if isinstance(value, SecretStr)
-        }
-        command = (sys.executable, "-m", "benchmarks.working")
-        worker = await asyncio.create_subprocess_exec(*command, env={**os.environ, **urls})
+        environment = {**os.environ, **urls(given)}
+        commands = ("benchmarks.working",), ("benchmarks.bare_engines", engine, str(notes))
         service = Service(given, {})
         await service.start()
         service.runner.wanted = lambda entry: True  # the scheduler knows none of these
+        workers = [
+            await asyncio.create_subprocess_exec(sys.executable, "-m", *command, env=environment)
+            for command in commands
+        ]
+        trips, bare = [], []
         try:
-            trips = [
-                statistics.median([await trip(service) for _ in range(CALLS)])
-                for _ in range(REPETITIONS + 1)
-            ]
+            async with sending(engine, given) as send:
+                for repetition in progress(engine, REPETITIONS + 1):
+                    ours, theirs = [], []
+                    for _ in range(CALLS):
+                        ours.append(await trip(service))
+                        theirs.append(await bare_trip(send, notes))
+                    if repetition:
+                        trips.append(statistics.median(ours))
+                        bare.append(statistics.median(theirs))
         finally:
             await service.stop()
-            with suppress(ProcessLookupError):
-                worker.terminate()
-            await worker.wait()
-    plain(f"{wiring.DEFAULT_EXECUTOR}: a whole run (claim, send, worker, record)", trips[1:])
+            for worker in workers:
+                with suppress(ProcessLookupError):
+                    worker.terminate()
+                await worker.wait()
+    plain(f"{engine}: a whole run (claim, send, worker, record)", trips)
+    plain("       by itself: a task sent to its worker", bare)
+    ratio("       / by itself", trips, bare, 1.3)
+
+
+async def bare_trip(send: Send, notes: Path) -> float:
+    """Milliseconds from the call that sends it to the end of the task."""
+    before, sent = notes.stat().st_size, time.time()
+    await send()
+    async with asyncio.timeout(60):
+        while notes.stat().st_size == before:
+            await asyncio.sleep(0.01)
+    return (float(notes.read_text().split()[-1]) - sent) * 1e3
 
 
 async def trip(service: Service) -> float:
