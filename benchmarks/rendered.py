@@ -74,8 +74,9 @@ def settings() -> Iterator[Settings]:
 
 def urls(given: Settings) -> dict[str, str]:
     """The variables that lead a process of the service to the same servers."""
-    named = [name for name in type(given).model_fields if name.endswith("_url")]
-    return {name.upper(): getattr(given, name).get_secret_value() for name in named}
+    named = {name: getattr(given, name) for name in type(given).model_fields if "_url" in name}
+    secret = {n.upper(): v for n, v in named.items() if hasattr(v, "get_secret_value")}
+    return {name: value.get_secret_value() for name, value in secret.items()}
 
 
 def _durable(url: str) -> None:

@@ -39,8 +39,8 @@ async def ready(request: Request) -> JSONResponse:
     if failed:
         return problem(503, "; ".join(f"{n}: {w}" for n, w in failed.items()), checks=checks)
     body: dict[str, Any] = {"status": "ready", "checks": checks}
-    if unreadable := len(state.service.scheduler.unreadable):
-        body["unreadable_jobs"] = unreadable  # left in the store for the version that can
+    if orphans := len(state.service.scheduler.orphans):
+        body["orphans"] = orphans
     return JSONResponse(body)
 
 

@@ -111,7 +111,7 @@ async def none_runs(scheduling: Scheduling, note: Job, proof: Path, ids: set[str
             note, "interval", seconds=0.1, kwargs={"file": f"{proof}-of-the-good"}
         )
         await succeeded(service.database, added.id)
-        assert service.scheduler.unreadable == ids
+        assert service.scheduler.orphans == ids
         assert [job.id for job in service.scheduler.get_jobs()] == [added.id]
         assert [job.id async for job in service.scheduler.get_jobs_async()] == [added.id]
         assert {row.job.split(":")[0] for row in await runs(service.database)} == {added.id}

@@ -1,5 +1,6 @@
 """Every fire ends in one outcome, and a query tells whether it is so."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -83,3 +84,17 @@ async def test_a_service_leaves_no_gaps_whatever_is_done_to_its_jobs(
         assert not await complete()
         await scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.2)
         await until(complete)
+
+
+async def test_a_job_that_the_code_declares_no_more_is_an_orphan(
+    scheduling: Scheduling, declare: Declare
+) -> None:
+    job = declare(nothing, interval(seconds=0.1), executor="asyncio")
+    async with scheduling(job) as service:
+        await outcomes(service.database, "nothing")
+        assert not service.scheduler.orphans
+    async with scheduling() as service:
+        await until(lambda: asyncio.sleep(0, service.scheduler.orphans))
+        assert service.scheduler.orphans == {"nothing"}
+        assert "nothing" in await Cursors(service.database, "").all(), "another version's may be"
+        assert await audit(service.database, service.scheduler.orphans) == {}

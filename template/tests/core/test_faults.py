@@ -18,7 +18,7 @@ from sqlalchemy import update
 
 from app.core import migrate, tasks
 from app.core.executors import threadpool
-from app.core.scheduling import Run, interval, lock, named_lock, runner
+from app.core.scheduling import Run, audit, interval, lock, named_lock, runner
 from app.core.scheduling.answers import Fire, Won
 from app.core.scheduling.batch import storable
 from app.core.scheduling.cursors import Cursors
@@ -308,16 +308,18 @@ async def test_a_fire_is_not_run_before_its_time(scheduling: Scheduling) -> None
 
 
 async def left_behind(
-    service: Service, job: str, attempts: list[dict[str, Any]], age: float = 0
+    service: Service, job: str, attempts: list[dict[str, Any]], age: float = 0, silent: float = 0
 ) -> None:
-    """As a process leaves a run that died with it."""
+    """As a process leaves a run that died with it, so many seconds ago."""
     ledger = Ledger(service.database, "dead", lease=0.01, window=3600)
     (won,) = await ledger.claim([Fire(job, int((time.time() - age) * 1e6), None)])
     assert isinstance(won, Won)
     assert await ledger.retry(won.fence, len(attempts) + 1, attempts)
     async with service.database.writing() as connection:
         await connection.execute(
-            update(job_runs).where(job_runs.c.fence == won.fence).values(lease_until=1)
+            update(job_runs)
+            .where(job_runs.c.fence == won.fence)
+            .values(lease_until=1, claimed_at=int((time.time() - silent) * 1e6))
         )
 
 
@@ -350,8 +352,44 @@ async def test_a_run_that_no_version_knows_is_lost_in_the_end(
 ) -> None:
     short = settings.model_copy(update={"catch_up_seconds": 0})
     async with scheduling(settings=short) as service:
-        await left_behind(service, "renamed", [], age=60)
+        # It may have begun long after it was due: what counts is for how long nobody was heard.
+        await left_behind(service, "known-elsewhere", [], age=600)
+        await left_behind(service, "renamed", [], age=600, silent=61)
         assert await outcomes(service.database, "renamed") == ["lost"]
+        (row,) = await runs(service.database, "known-elsewhere")
+        assert row.outcome is None
+
+
+async def test_what_another_version_wrote_keeps_nothing_from_its_turn(
+    scheduling: Scheduling, declare: Declare
+) -> None:
+    """A trigger and a record of attempts that this one cannot read."""
+    functions = dict.fromkeys(("newer", "older"), sample_jobs.speak.function)
+    often, seldom = (
+        [declare(f, schedule, id=f"{id}-{name}", executor="asyncio") for id, f in functions.items()]
+        for name, schedule in (("often", OFTEN), ("seldom", far_off()))
+    )
+    async with scheduling(*often, *seldom) as service:
+        database, cursors = service.database, Cursors(service.database, "")
+        await outcomes(database, "newer-often")
+        await cursors.reschedule("newer-often", '{"type": "lunar"}')
+        await until(lambda: asyncio.sleep(0, service.scheduler.orphans))
+        assert service.scheduler.orphans == {"newer-often"}
+        for id in functions:
+            await left_behind(service, f"{id}-seldom", [])
+            async with database.writing() as connection:
+                strange = update(job_runs).where(job_runs.c.job == "newer-seldom")
+                await connection.execute(strange.values(attempts='{"tries": 1}', lease_until=1))
+        assert await outcomes(database, "older-seldom") == ["succeeded"]
+        there, seen = len(await runs(database, "newer-often")), await runs(database, "older-often")
+        await outcomes(database, "older-often", len(seen) + 2)
+        assert len(await runs(database, "newer-often")) == there
+        (left,) = await runs(database, "newer-seldom")
+        assert (left.outcome, left.attempts) == (None, '{"tries": 1}')
+        await audit(database, service.scheduler.orphans)
+        await cursors.reschedule("newer-often", json.dumps(OFTEN.to_json()))
+        await outcomes(database, "newer-often", there + 1)
+        assert not service.scheduler.orphans
 
 
 async def test_a_claim_that_was_cut_off_is_found_again(

@@ -70,6 +70,8 @@ async def test_no_claims_are_made_while_another_process_may_make_them(
         await until(lambda: asyncio.sleep(0, ledger.suspended))
         with pytest.raises(RuntimeError, match="suspended"):
             await ledger.claim([Fire("x", 0, None)])
+        with pytest.raises(ConnectionError, match="another process may be making claims"):
+            await ledger.check()
         alone = True
         await until(lambda: asyncio.sleep(0, not ledger.suspended))
         await outcomes(service.database, "note")

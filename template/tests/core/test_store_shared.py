@@ -18,7 +18,7 @@ from sqlalchemy import Engine, event
 from app.core import wiring
 from app.core.database import Database
 from app.core.health import ready
-from app.core.scheduling import Job, date, interval, mirror
+from app.core.scheduling import Job, audit, date, interval, mirror
 from app.core.service import Service
 from app.core.stores import Definition, DefinitionChanged, DefinitionStore
 from app.settings import Settings
@@ -238,12 +238,46 @@ async def test_what_this_version_cannot_read_is_counted_where_readiness_is_told(
         assert service.definitions
         other = Definition("other", "no job of this version", {}, interval(hours=1).to_json())
         await service.definitions.add(other, replace=False)
-        await until(lambda: asyncio.sleep(0, service.scheduler.unreadable))
+        await until(lambda: asyncio.sleep(0, service.scheduler.orphans))
         state = SimpleNamespace(service=service, database=service.database, settings=settings)
         request = SimpleNamespace(app=SimpleNamespace(state=state))
         response = await ready(cast("Request", request))
     assert response.status_code == 200
-    assert json.loads(bytes(response.body))["unreadable_jobs"] == 1
+    assert json.loads(bytes(response.body))["orphans"] == 1
+
+
+async def test_what_is_done_to_a_job_of_the_store_leaves_no_gaps(
+    scheduling: Scheduling, settings: Settings, note: Job, tmp_path: Path
+) -> None:
+    brief = settings.model_copy(update={"lease_seconds": 0.2})
+    file = {"file": str(tmp_path / "notes")}
+    async with scheduling(settings=brief) as service:
+        scheduler, database = service.scheduler, service.database
+
+        async def complete() -> bool:
+            return all(job.expected and not job.gaps for job in (await audit(database)).values())
+
+        await scheduler.add_job_async(note, "interval", seconds=0.1, id="often", kwargs=file)
+        await outcomes(database, "often:", 3)
+        await until(complete)
+        await scheduler.pause_job_async("often")
+        before = await audit(database)
+        await asyncio.sleep(0.5)
+        await until(complete)
+        assert [job.expected for job in (await audit(database)).values()] <= [
+            job.expected + 3 for job in before.values()
+        ]
+        await scheduler.resume_job_async("often")
+        await outcomes(database, "often:", len(await runs(database, "often:")) + 2)
+        await until(complete)
+        await scheduler.reschedule_job_async(
+            "often", trigger="date", run_date=datetime.now(UTC) + timedelta(hours=1)
+        )
+        assert await audit(database) == {}
+        await scheduler.reschedule_job_async("often", trigger="interval", seconds=0.1)
+        await outcomes(database, "often:", len(await runs(database, "often:")) + 2)
+        await until(complete)
+        assert await audit(database)
 
 
 async def test_of_many_who_change_a_job_at_once_one_wins(

@@ -1,7 +1,7 @@
 """What became of a job, as the ledger has it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -67,8 +67,10 @@ class Audit:
     gaps: int
 
 
-async def audit(database: Database) -> dict[str, Audit]:
+async def audit(database: Database, orphans: Container[str] = frozenset()) -> dict[str, Audit]:
     """Every recurring job's fires since its schedule began, or was resumed, by its cursor's key.
+
+    Not of the scheduler's `orphans`: no version that runs accounts for them.
 
     Within RETENTION_DAYS, and until a lease ago: before that a fire may not be claimed yet. A fire
     that is still owed is a gap until it is caught up. Each instant is looked at, in a thread.
@@ -76,6 +78,8 @@ async def audit(database: Database) -> dict[str, Audit]:
     settings, cursors = database.settings, Cursors(database, "")
     found: dict[str, Audit] = {}
     for job, cursor in (await cursors.all()).items():
+        if job in orphans:
+            continue
         now = cursor.paused_at if cursor.paused else cursor.now
         until = now - int(settings.lease_seconds * 1e6)
         kept = cursor.now - int(settings.retention_days * 86_400e6) + _EARLIEST

@@ -43,7 +43,9 @@ class Ledger(Claims):
         return asyncio.Lock()
 
     async def check(self) -> None:
-        """Raise if the lock backend does not answer."""
+        """Raise if no claim can be made: the lock backend does not answer."""
+        if self.suspended:
+            raise ConnectionError("another process may be making claims")
 
     async def close(self) -> None:
         """Close what is open beside the database."""

@@ -12,6 +12,7 @@ from app.core.scheduling.entry import Entry
 from app.core.scheduling.translation import trigger_from_json
 from app.core.scheduling.triggers import Trigger
 from app.core.stores import Definition, DefinitionStore
+from app.core.tasks import unhurried
 
 _log = logging.getLogger(__name__)
 AHEAD = 600
@@ -61,7 +62,7 @@ class MirrorStore(TypedMemoryStore):
             return await self.refresh(now)
         moved, self._version = horizon > self._horizon, changes.version
         self._horizon, self._read_at = horizon, now
-        for definition in changes.definitions:
+        async for definition in unhurried(changes.definitions):
             self.apply(definition)
         for id in [id for id, version in self._removed.items() if version <= changes.version]:
             del self._removed[id]

@@ -46,6 +46,7 @@ class Recovery:
         self._accounting: asyncio.Task[None] | None = None
         self._one_account = asyncio.Lock()
         self._accounted = float("-inf")
+        self._left = set[int]()
 
     def start(self, every: float) -> None:
         """Take over each so many seconds, apart from all that may take longer."""
@@ -90,15 +91,28 @@ class Recovery:
     async def take_over(self) -> None:
         """Run again, or give up, what dead replicas left behind."""
         await self._ledger.disown(self._runner.fences)
-        for row in await self._ledger.expired():
+        expired = await self._ledger.expired()
+        for row in expired:
             if row.fence in self._runner.fences:  # a heartbeat may yet revive it
                 continue
-            entry = self._find(row.job)
-            if entry is None:
-                if row.now - row.fire_time > self._ledger.window + self._lease:
-                    await self._ledger.give_up(row.fence, "no version of the service knows it")
-            else:
-                await self._again(entry, row)
+            try:
+                await self._take_over(row)
+            except AWAY:
+                raise
+            except Exception:  # a row of another version's: it must not keep the others
+                if row.fence not in self._left:
+                    _log.exception("%s: what its process left behind is left alone", row.job)
+                self._left.add(row.fence)
+        self._left &= {row.fence for row in expired}
+
+    async def _take_over(self, row: Row[Any]) -> None:
+        entry = self._find(row.job)
+        if entry is not None:
+            await self._again(entry, row)
+            return
+        last = max(row.fire_time, row.claimed_at or 0, row.lease_until or 0)
+        if row.now - last > self._ledger.window + self._lease:
+            await self._ledger.give_up(row.fence, "no version of the service knows it")
 
     async def _again(self, entry: Entry, row: Row[Any]) -> None:
         attempts = json.loads(row.attempts) if row.attempts else []
@@ -128,7 +142,7 @@ class Recovery:
         asked = self._runner.late()
         async for key, trigger in unhurried(own.items()):
             cursor, entry = cursors.get(key), self._find(key)
-            if cursor and entry and not cursor.paused:
+            if cursor and entry and key in effective and not cursor.paused:
                 try:
                     async with self._one_account:
                         if cursor.fingerprint == trigger.fingerprint:

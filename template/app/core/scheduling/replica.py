@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -23,8 +22,8 @@ from app.core.scheduling.passes import Due, PassingScheduler
 from app.core.scheduling.recovery import Recovery
 from app.core.scheduling.retention import Retention
 from app.core.scheduling.runner import Runner
+from app.core.scheduling.schedules import Schedules
 from app.core.scheduling.shared import SharedJobs
-from app.core.scheduling.translation import trigger_from_json
 from app.core.scheduling.triggers import Date, Trigger, microseconds, moment
 from app.core.stores import Definition, DefinitionStore
 from app.core.tasks import end, end_between, unhurried
@@ -59,8 +58,9 @@ class ReplicaScheduler(PassingScheduler):
             runner.check_executor(job.executor, f"@job {job.id}")
         self._shared = SharedJobs(jobs, self._mirror, cursors)
         self._recovery = Recovery(runner, cursors, settings.lease_seconds, self.find, self.settled)
+        self._schedules = Schedules(cursors, lambda: self.clock(), self.hear)
         self._retention = Retention(runner.ledger.database, settings.retention_days * 86_400)
-        self._over, self._known = set[str](), dict[str, str]()
+        self._over = set[str]()
         self._runner = runner
         runner.wanted, runner.find, runner.now = self.wanted, self.find, self.now
         self._one_poll = asyncio.Lock()
@@ -94,7 +94,7 @@ class ReplicaScheduler(PassingScheduler):
     def start(self, paused: bool = False) -> None:
         super().start(paused)
         self._polling = asyncio.create_task(self._poll_forever(), name="poll")
-        self._recovery.start(POLL)
+        self._recovery.start(min(POLL, 0.5))
 
     async def stop(self) -> None:
         """Submit nothing more; the runner drains what runs."""
@@ -136,45 +136,40 @@ class ReplicaScheduler(PassingScheduler):
 
     async def _read_shared(self) -> None:
         recurring = {**self._triggers, **(self._mirror.recurring() if self._mirror else {})}
-        await self._register(recurring)
-        asked, rows = self.clock(), await self._cursors.all()
-        if rows:
-            self.hear(asked, moment(next(iter(rows.values())).now))
-        ended = [row for row in rows.values() if row.paused_at is not None and not row.paused]
-        for row in ended:  # a pause that has ended by itself: its time is not owed
-            await self._cursors.resume(row.job, row.paused_until)
-        if ended:
-            rows = await self._cursors.all()
-        effective = {
-            key: self._follow(key, own, rows[key])
-            async for key, own in unhurried(recurring.items())
-            if key in rows
-        }
+        others = self._mirror.entries if self._mirror else ()
+        rows, effective = await self._schedules.read(recurring, others)
+        async for key in unhurried(self._triggers):
+            if key in rows:
+                self._follow(key, effective.get(key), rows[key])
         running = self.state != STATE_STOPPED
         if running and self._recovery.account(rows, recurring, effective):
             await self._retention.sweep()
         self.last_poll = time.monotonic()
 
-    async def _register(self, recurring: Mapping[str, Trigger]) -> None:
-        """Once for each schedule: in a rolling deploy the newer version's word stands."""
-        now = {key: trigger.fingerprint for key, trigger in recurring.items()}
-        new = dict(now.items() - self._known.items())
-        if new:
-            await self._cursors.register(new)
-            self._known.update(new)
+    def _follow(self, key: str, wanted: Trigger | None, row: Any) -> None:
+        """Pause, resume and reschedule a declared job as its cursor says.
 
-    def _follow(self, key: str, own: Trigger, row: Any) -> Trigger:
-        """Pause, resume and reschedule a declared job as its cursor says; returns its trigger."""
+        Where this version cannot read what it is to go by, another one runs it.
+        """
         job = self._own.find(key)
-        wanted = trigger_from_json(json.loads(row.trigger)) if row.trigger else own
-        if job is not None:
-            changed = job.trigger.trigger.fingerprint != wanted.fingerprint
-            if changed or bool(row.paused) == (job.next_run_time is not None):
+        if job is None:
+            return
+        paused = wanted is None or bool(row.paused)
+        changed = wanted and job.trigger.trigger.fingerprint != wanted.fingerprint
+        if changed or paused == (job.next_run_time is not None):
+            if wanted:
                 modify(job, trigger=Due(wanted))
-                following = None if row.paused else wanted.next(self.now())
-                self.reset(job, self._own, following)
-                self.wakeup()
-        return wanted
+            following = None if paused or wanted is None else wanted.next(self.now())
+            self.reset(job, self._own, following)
+            self.wakeup()
+
+    @property
+    def orphans(self) -> frozenset[str]:
+        """Stored jobs and schedules of which this version of the service makes nothing.
+
+        They are left as they are: for another version, or until somebody deletes them.
+        """
+        return self._schedules.unknown.union(self._mirror.unreadable if self._mirror else ())
 
     def forgets(self, store: object) -> bool:
         return store is not self._own and store is not self._mirror

@@ -203,11 +203,6 @@ class ServiceScheduler(ReplicaScheduler):
                 with suppress(Exception):  # what this version cannot read is in the log
                     yield self._held(definition, trigger_from_json(dict(definition.trigger)))
 
-    @property
-    def unreadable(self) -> frozenset[str]:
-        """Ids of stored jobs that this version makes nothing of; they are left in the store."""
-        return frozenset(self._mirror.unreadable if self._mirror else ())
-
     def remove_all_jobs(self, jobstore: str | None = None) -> None:
         """Of this process's memory, `jobstore="memory"`, and of no other store."""
         if jobstore != "memory":

@@ -42,7 +42,7 @@ class SharedJobs:
             trigger=when.to_json(),
             fire_time=only_fire_time(when),
         )
-        before = self._mirror.held.get(id)
+        before = await self._mirror.definitions.get(id) if replace_existing else None
         definition = await self._mirror.definitions.add(definition, replace=replace_existing)
         self._mirror.apply(definition)
         if before is not None:
@@ -67,7 +67,9 @@ class SharedJobs:
             end = microseconds(until.astimezone(UTC)) if until else None
             await self._cursors.pause(job_id, by=by, reason=reason, until=end)
         else:
-            await self._change(await self.get(job_id), paused=True)
+            definition = await self.get(job_id)
+            await self._change(definition, paused=True)
+            await self._cursors.pause(definition.key, by=by, reason=reason, until=None)
 
     async def resume(self, job_id: str) -> None:
         """Let it run again; it owes nothing for the past."""
@@ -84,7 +86,10 @@ class SharedJobs:
             await self._cursors.reschedule(job_id, json.dumps(when.to_json()))
         else:
             definition = await self.get(job_id)
-            await self._change(definition, trigger=when.to_json(), fire_time=only_fire_time(when))
+            once = only_fire_time(when)
+            await self._change(definition, trigger=when.to_json(), fire_time=once)
+            if once is not None:
+                await self._cursors.forget(definition.key)
 
     async def remove(self, job_id: str) -> None:
         """Remove what was added at run time."""
