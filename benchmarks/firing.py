@@ -140,8 +140,44 @@ async def main() -> None:
             plain("       the loop's longest pause", pauses["ours"])
             plain("       APScheduler's", pauses["stock"])
             assert statistics.median(late["ours"]) > 0
+        await read_at_once(given)
         if any(not url.startswith("sqlite") for url in urls(given).values()):
             await at_a_distance(given)
+
+
+async def read_at_once(given: Settings) -> None:
+    """What others added to the store meanwhile, read in one poll."""
+    from app.core import wiring
+    from app.core.database import Database
+    from app.core.scheduling import date, job
+    from app.core.schema import job_definitions
+    from app.core.service import Service
+    from app.core.stores import Definition
+    from sqlalchemy import insert, select
+
+    async def body() -> None: ...
+
+    if wiring.JOB_STORE != "database":
+        return
+    declared, due = job(id="body", executor="asyncio")(body), time.time() + 3600
+    trigger = date(datetime.fromtimestamp(due, UTC)).to_json()
+    database = Database(given, wiring.database.DIALECT)
+    store = wiring.store.definitions(given, database)
+    assert store
+    await store.add(Definition("first", "body", {}, trigger), replace=True)
+    async with database.writing() as connection:
+        (row,) = (await connection.execute(select(job_definitions))).mappings()
+        rows = [{**row, "id": f"more-{number}"} for number in range(COUNTS[-1])]
+        await connection.execute(insert(job_definitions), rows)
+    service = Service(given, {"body": declared})
+    async with asyncio.TaskGroup() as group:
+        starting = group.create_task(service.start())
+        pause = await longest_pause(starting.done)
+    held = [each async for each in service.scheduler.get_jobs_async()]
+    assert len(held) == len(rows) + 1
+    plain(f"{len(rows):6,} jobs read from the store at once: the loop's longest pause", [pause])
+    await service.stop()
+    await database.close()
 
 
 async def at_a_distance(given: Settings) -> None:

@@ -13,6 +13,7 @@ from app.core.schema import job_counters, job_definitions
 from app.core.settings import ServiceSettings
 from app.core.stores import Definition, DefinitionChanged, DefinitionStore
 from app.core.stores.protocol import Changes
+from app.core.tasks import unhurried
 
 _row = job_definitions.c
 _PAGE = 500
@@ -42,7 +43,7 @@ class _DatabaseStore:
             if newest == version and seen == horizon:
                 return Changes(version, (), ())
             rows = (await connection.execute(select(job_definitions).where(wanted))).all()
-        read = [(row.id, _read(row)) for row in rows]
+        read = [(row.id, _read(row)) async for row in unhurried(rows)]
         good = [definition for _, definition in read if definition]
         return Changes(newest, good, [id for id, definition in read if definition is None])
 

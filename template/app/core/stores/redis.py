@@ -16,6 +16,7 @@ from app.core.redis import RedisServer, redis_url
 from app.core.settings import ServiceSettings, on_this_machine
 from app.core.stores import Definition, DefinitionChanged, DefinitionStore
 from app.core.stores.protocol import Changes
+from app.core.tasks import unhurried
 
 _PAGE = 500
 _UNREADABLE = (TypeError, ValueError, RecursionError)
@@ -178,8 +179,8 @@ class _RedisStore:
     ) -> tuple[str, int, list[tuple[str, int, Definition | None]]]:
         epoch, newest, *found = await self._redis.run(script, _KEYS, *arguments)
         versions = (int(float(score)) for score in found[1::3])
-        entries = zip(found[::3], versions, found[2::3], strict=True)
-        read = [(id, version, _parse(id, version, value)) for id, version, value in entries]
+        entries = unhurried(zip(found[::3], versions, found[2::3], strict=True))
+        read = [(id, version, _parse(id, version, value)) async for id, version, value in entries]
         return epoch, int(newest), read
 
     async def _write(
