@@ -73,6 +73,11 @@ def test_answers_come_from_a_file_or_the_command_line(released: Path, tmp_path: 
     assert recorded["project_name"] == "billing-jobs"
     assert recorded["database"] == "postgresql"
     assert not (tmp_path / "service/LICENSE").exists()
+    commit(tmp_path / "service")
+    answers.write_text("license: MIT\n")
+    update = ("update", "--defaults", "--vcs-ref", ":current:", "--data-file", str(answers))
+    copier(*update, cwd=tmp_path / "service")
+    assert (tmp_path / "service/LICENSE").exists()
 
 
 def test_an_unknown_name_is_reported_by_copy_and_by_update(released: Path, tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def test_the_demo_shows_a_job_that_really_ran(tmp_path: Path) -> None:
     assert (service / MARK).exists(), "the next demo may delete it"
 
 
+def test_the_demo_fails_where_its_job_stores_nothing(tmp_path: Path) -> None:
+    done = demo(tmp_path / "service", DEMO_SECONDS="0.5", ESI_REGIONS="[1]")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the job did not succeed" in done.stdout
+
+
 def test_the_demo_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     (tmp_path / MARK).touch()
     (tmp_path / "old").touch()

@@ -34,9 +34,12 @@ def test_a_reminder(client: TestClient) -> None:
 """
 
 
+@pytest.mark.parametrize("example", [True, False], ids=["example", "none"])
 @pytest.mark.parametrize("job_store", ["database", "memory"])
-def test_the_jobs_and_routes_that_it_shows_work(fresh: Render, job_store: str) -> None:
-    answers = {"profile": "custom", "job_store": job_store}
+def test_the_jobs_and_routes_that_it_shows_work(
+    fresh: Render, job_store: str, example: bool
+) -> None:
+    answers = {"profile": "custom", "job_store": job_store, "example": example}
     folder = fresh(**answers)
     blocks = BLOCK.findall((folder / "README.md").read_text(encoding="utf-8"))
     assert {name for _, name in blocks} == {

@@ -42,7 +42,9 @@ def used(text: str) -> set[str]:
 
 @pytest.mark.parametrize("where", ["", "template"], ids=["own", "template"])
 @pytest.mark.parametrize(
-    "command", [("ruff", "format", "--check"), ("ruff", "check"), ("mypy",)], ids=" ".join
+    "command",
+    [("ruff", "format", "--check"), ("ruff", "check"), ("mypy", "--strict")],
+    ids=" ".join,
 )
 def test_source_is_clean(where: str, command: tuple[str, ...]) -> None:
     folder = ROOT / where
@@ -128,6 +130,7 @@ def test_every_question_is_used() -> None:
     names = set().union(*(used(path.read_text(encoding="utf-8")) for path in SOURCES))
     for key in ("_exclude", "_message_after_copy", "_message_after_update"):
         for text in strings(CONFIG[key]):
+            assert used(text) - COPIERS - RECORDED <= set(QUESTIONS)
             names |= used(text)
     for question in QUESTIONS.values():
         for key in ("ask", "default", "validator", "choices"):
@@ -145,6 +148,11 @@ def test_the_files_that_an_update_leaves_alone_are_the_owners(render: Render) ->
     folder = render(example=False)
     found = [f"/{name}" for name in manifest(folder) if is_yours(name)]
     assert sorted([*found, "/app/__init__.py"]) == sorted(excluded)
+
+
+def test_a_name_that_is_no_question_fails_the_rendering() -> None:
+    """Else it would render as nothing."""
+    assert CONFIG["_envops"]["undefined"] == "jinja2.StrictUndefined"
 
 
 def test_nothing_needs_trust() -> None:

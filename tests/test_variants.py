@@ -192,7 +192,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_types_are_strict(
     render: Render, tmp_path: Path, cache: Path, answers: Answers
 ) -> None:
-    run(render(**answers), answers, "mypy", "--cache-dir", str(cache), ".")
+    run(render(**answers), answers, "mypy", "--strict", "--cache-dir", str(cache), ".")
 
 
 @pytest.fixture(scope="session")

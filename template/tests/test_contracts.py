@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
 from app.core.app import create_app
 from app.core.database import Database
@@ -108,9 +108,15 @@ async def test_the_limit_for_development_is_kept(
     make_settings: Callable[..., Settings], esi: str, run: Run, database: Database
 ) -> None:
     limited = make_settings(esi_base_url=esi, aggregation_dev_contract_limit=12)
+    prices = []
     for _ in range(2):
         await aggregate_public_contracts(Run(settings=limited, database=database))
         assert await asyncio.to_thread(stored, database) == 12
+        async with database.session() as session:
+            prices.append((await session.scalars(select(func.sum(Contract.price)))).one())
+            await session.execute(update(Contract).values(price=0))  # as if it had changed at ESI
+            await session.commit()
+    assert prices[0] == prices[1] > 0, "what is there already is updated"
 
 
 @pytest.mark.anyio

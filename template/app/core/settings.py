@@ -133,7 +133,8 @@ def _explain(cls: type[ServiceSettings], problem: Any) -> str:
     if unread := re.match(r'error parsing value for field "(\w+)"', message):
         given = {**DotEnvSettingsSource(cls).env_vars, **EnvSettingsSource(cls).env_vars}
         name, value = unread[1].upper(), given.get(unread[1])
-        return f"{name}={value!r}: must be JSON; for example {name}=[1, 2]"
+        found = "" if "Secret" in repr(cls.model_fields[unread[1]]) else f"={value!r}"
+        return f"{name}{found}: must be JSON; for example {name}=[1, 2]"
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0])

@@ -68,6 +68,12 @@ def speak() -> None:
 
 
 @job()
+async def speak_async() -> None:
+    await asyncio.sleep(0)
+    logging.getLogger("anybody").warning("hello from the run")
+
+
+@job()
 def forget() -> object:
     return asyncio.sleep(0)
 

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from app.core.app import create_app
 from app.core.database import Database
 from app.core.databases import sqlite
+from app.core.scheduling import Run
 from app.core.tasks import end
 from app.settings import Settings
 from tests.core.fixtures import servers
@@ -60,6 +61,30 @@ def test_in_production_too_the_start_makes_the_schema(
     new = {"database_url": servers.empty(tmp_path), "scheduler_enabled": False}
     with TestClient(create_app(make_settings(environment="production", **new))) as client:
         assert ready(client)["database"] == "ok"
+
+
+@pytest.mark.anyio
+async def test_readers_wait_for_no_writer_and_a_writer_for_the_one_before(
+    database: Database, run: Run
+) -> None:
+    async with database.writing() as connection:
+        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert int(await connection.scalar(text("PRAGMA busy_timeout"))) >= 1000
+    begun = asyncio.Event()
+
+    async def next_one() -> None:
+        async with database.writing():
+            begun.set()
+
+    async with run.unit_of_work() as session:
+        # It holds the file before it has written anything: what it reads stays true.
+        writing = asyncio.create_task(next_one())
+        async with database.reading() as connection:
+            await connection.execute(text("SELECT * FROM job_counters"))
+        await asyncio.sleep(0.1)
+        assert not begun.is_set()
+        await session.execute(text("UPDATE job_counters SET value = value + 1"))
+    await writing
 
 
 @pytest.mark.anyio

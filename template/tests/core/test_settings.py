@@ -56,6 +56,16 @@ def test_a_list_that_is_no_json_is_named(
         Listing.load()
 
 
+def test_a_list_of_secrets_that_is_no_json_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Secrets(Settings):
+        keys: tuple[SecretStr, ...] = ()
+
+    monkeypatch.setenv("KEYS", f"{CANARY},2")
+    with pytest.raises(InvalidSettings, match=r"^KEYS: must be JSON") as error:
+        Secrets.load()
+    assert CANARY not in str(error.value)
+
+
 def test_the_process_ends_with_the_message_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

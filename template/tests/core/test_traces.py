@@ -57,6 +57,7 @@ async def traces(
         )
         for executor in ("asyncio", "threadpool", "processpool"):
             await run(service, sample_jobs.speak, executor)
+            await run(service, sample_jobs.speak_async, executor)
         await run(service, sample_jobs.note, "processpool", file=str(folder / "note"))
         worker = int((folder / "note").read_text().split()[0])
         arguments = Path(f"/proc/{worker}/cmdline")
@@ -90,10 +91,13 @@ def standard_error(path: Path) -> Iterator[None]:
 
 def test_every_line_of_a_run_names_it_on_every_executor(traces: Traces) -> None:
     spoken = traces.lines("hello from the run")
-    finished = traces.lines("run succeeded")[:3]
-    assert len(spoken) == len(finished) == 3
+    finished = [line for line in traces.lines("run succeeded") if "speak" in line["job"]]
+    for lines in (spoken, finished):
+        assert [line["job"] for line in lines] == 3 * [
+            "tests.core.sample_jobs.speak",
+            "tests.core.sample_jobs.speak_async",
+        ]
     for line in (*spoken, *finished):
-        assert line["job"] == "tests.core.sample_jobs.speak"
         assert line["entry"]
         assert line["run_id"] > 0
         assert line["fire_time"].endswith("+00:00")
