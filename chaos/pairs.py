@@ -33,6 +33,10 @@ class Pair:
         return self.guide or bool(set(self.faults) & set(REDIS))
 
     @property
+    def keeps_jobs_in_redis(self) -> bool:
+        return self.answers.get("job_store") == "redis"
+
+    @property
     def claims_in_redis(self) -> bool:
         return self.answers.get("lock_backend") == "redis"
 
@@ -53,6 +57,11 @@ PAIRS = (
         "postgresql-redis",
         (*PROCESSES, *POSTGRESQL, *REDIS),
         {"database": "postgresql", "lock_backend": "redis"},
+    ),
+    Pair(
+        "replicas-redis",
+        (*PROCESSES, *POSTGRESQL, *REDIS),
+        {"database": "postgresql", "lock_backend": "redis", "job_store": "redis"},
     ),
     Pair(
         "sqlite-database",

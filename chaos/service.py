@@ -71,7 +71,7 @@ def under_chaos(pair: Pair, folder: Path, replicas: int, lease: float) -> Iterat
     service = folder / pair.name
     render(pair, service)
     postgresql = None if pair.on_sqlite else Postgresql()
-    valkey = Valkey() if pair.has_redis else None
+    valkey = Valkey(pair.keeps_jobs_in_redis) if pair.has_redis else None
     url = postgresql.url if postgresql else f"sqlite:///{service / 'service.db'}"
     environment = _environment(url, valkey, lease)
     if not pair.guide:
