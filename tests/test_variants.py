@@ -225,13 +225,10 @@ def test_its_own_suite_is_green(
 @pytest.mark.parametrize(
     "answers",
     [
-        {"profile": "custom", "database": database, "lock_backend": lock}
-        for database, lock in (
-            ("sqlite", "database"),
-            ("sqlite", "memory"),
-            ("postgresql", "database"),
-            ("postgresql", "redis"),
-        )
+        {"profile": "custom", "database": "sqlite", "lock_backend": "database"},
+        {"profile": "custom", "database": "sqlite", "lock_backend": "memory"},
+        REFERENCES["procrastinate"] | {"database": "postgresql"},
+        REFERENCES["taskiq"] | {"database": "postgresql"},
     ],
     ids=name_of,
 )
