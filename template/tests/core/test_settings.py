@@ -4,12 +4,12 @@ import pickle
 import runpy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from app.core import wiring
 from app.core.settings import InvalidSettings, on_this_machine
 from app.settings import Settings
 from tests.core.fixtures import FURTHER
@@ -80,7 +80,10 @@ def test_a_server_is_looked_for_on_this_machine_in_local_and_test_only(
     class Serving(Settings):
         mail_url: SecretStr = on_this_machine("smtp://127.0.0.1")
 
-    asked = ("database_url",) if wiring.DATABASE == "postgresql" else ()
+    on_a_server = urlsplit(
+        Settings.model_fields["database_url"].default.get_secret_value()
+    ).hostname
+    asked = ("database_url",) if on_a_server else ()
     names = sorted(name.upper() for name in (*asked, "mail_url", *FURTHER))
     given: dict[str, Any] = {} if asked else {"database_url": settings.database_url}
     for environment in ("production", "staging"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 from pydantic import SecretStr
-from sqlalchemy import Engine, create_engine, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
 
 from app.core import wiring
 from app.core.database import Database
@@ -118,6 +118,13 @@ def protected(url: str, secret: str) -> str:
 def empty(folder: Path) -> str:
     with _server(folder) as admin:
         return _create(admin, "template1")
+
+
+def whole_tables(connection: Connection, statement: str, parameters: Any) -> list[str]:
+    """Those that the statement would go through from end to end, however small they are."""
+    connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+    plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+    return [step for step in plan if "Seq Scan on job_" in step]
 
 
 def unreachable(folder: Path) -> str:

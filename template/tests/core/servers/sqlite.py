@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import make_url
+from sqlalchemy import Connection, make_url
 
 from app.core import wiring
 from app.core.database import Database
@@ -75,6 +76,13 @@ def protected(url: str, secret: str) -> str:
 
 def empty(folder: Path) -> str:
     return f"sqlite:///{folder / 'empty.db'}"
+
+
+def whole_tables(connection: Connection, statement: str, parameters: Any) -> list[str]:
+    """Those that the statement would go through from end to end."""
+    plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    steps = [str(step) for *_, step in plan]
+    return [step for step in steps if step.startswith("SCAN job_") and "INDEX" not in step]
 
 
 def unreachable(folder: Path) -> str:
