@@ -35,7 +35,7 @@ test-all: .venv/installed ## every valid triple of answers: rendered, linted, la
 	STRENGTH=3 $(BIN)/python -m pytest $(SPREAD) tests/test_variants.py \
 		-k "covering or nothing_of or declares or other_answers"
 
-chaos: .venv/installed ## kill, freeze and crash real replicas: CHAOS_SECONDS= SEED= PAIRS= CONTROLS=1
+chaos: .venv/installed ## kill, freeze and crash real replicas: CHAOS_SECONDS= SEED= PAIRS=
 	$(BIN)/python -m chaos
 
 check: .venv/installed ## formatting, lint and types, of the template and of its own code

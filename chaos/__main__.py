@@ -1,4 +1,4 @@
-"""`make chaos`: CHAOS_SECONDS for each pair (60), SEED (drawn), PAIRS (all), CONTROLS=1.
+"""`make chaos`: CHAOS_SECONDS for each pair (60), SEED (drawn), PAIRS (all, with the controls).
 
 Ends with 1 if a fire was lost or had two effects, if a dead process's run was taken over too late,
 or if a control was not found out.
@@ -21,7 +21,7 @@ def main() -> int:
     seconds = float(os.environ.get("CHAOS_SECONDS") or 60)
     seed = int(os.environ.get("SEED") or random.randrange(1_000_000))
     try:
-        pairs = named(os.environ.get("PAIRS", ""), os.environ.get("CONTROLS") == "1")
+        pairs = named(os.environ.get("PAIRS", ""))
     except ValueError as error:
         sys.exit(str(error))
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

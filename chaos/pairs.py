@@ -100,14 +100,14 @@ CONTROLS = (
 )
 
 
-def named(names: str, controls: bool) -> list[Pair]:
-    """Those that are named, with commas between; else all, and the controls if they are asked for.
+def named(names: str) -> list[Pair]:
+    """Those that are named, with commas between; else all, and the controls.
 
     Raises `ValueError` for a name that is none.
     """
     every = {pair.name: pair for pair in (*PAIRS, *CONTROLS)}
     if not names:
-        return [*PAIRS, *(CONTROLS if controls else ())]
+        return list(every.values())
     unknown = [name for name in names.split(",") if name not in every]
     if unknown:
         raise ValueError(f"PAIRS={names}: {unknown[0]!r} is none of {', '.join(every)}")

@@ -6,12 +6,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import select, update
 
 from app.core.database import Database
+from app.core.health import router
 from app.core.scheduling import Job, Run, audit, interval
 from app.core.schema import job_counters
+from app.core.service import Service
 from app.settings import Settings
 from tests.core.fixtures import Declare, Outage, Outages, Scheduling, servers_apart
 from tests.core.waiting import runs, until
@@ -91,19 +95,53 @@ async def happening(outage: Outage) -> AsyncIterator[None]:
         await asyncio.to_thread(entered.__exit__, None, None, None)
 
 
+@asynccontextmanager
+async def asked(service: Service, settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    """The routes about health, on the loop that the service runs on."""
+    app = FastAPI()
+    app.include_router(router)
+    app.state.service, app.state.database, app.state.settings = service, service.database, settings
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
+        yield client
+
+
+async def reads(database: Database) -> bool:
+    """A file that somebody else writes to can still be read."""
+    try:
+        async with asyncio.timeout(2):
+            await counted(database)
+    except Exception:
+        return False
+    return True
+
+
 async def test_an_outage_loses_no_fire_doubles_no_effect_and_holds_no_loop(
     scheduling: Scheduling, apart: tuple[Settings, Outages], adding: Job
 ) -> None:
     settings, outages = apart
-    async with scheduling(adding, settings=settings) as service:
+    async with (
+        scheduling(adding, settings=settings) as service,
+        asked(service, settings) as client,
+    ):
         database = service.database
         before = await counted(database)
         await goes_on(database)
+
+        async def ready() -> bool:
+            return (await client.get("/health/ready")).status_code == 200
+
         for outage in outages:
             with loop_runs():
                 async with happening(outage):
                     await asyncio.sleep(AWAY)
+                    assert (await client.get("/health/live")).status_code == 200
+                    if not await reads(database):
+                        response = await client.get("/health/ready")
+                        assert response.status_code == 503
+                        assert "does not answer" in response.json()["checks"]["database"]
             await goes_on(database)
+            await until(ready)
     async with scheduling(settings=settings.model_copy(update={"scheduler_enabled": False})) as it:
         succeeded = [row for row in await runs(it.database) if row.outcome == "succeeded"]
         assert await counted(it.database) == before + len(succeeded)
