@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Render, commit, git, run
 from tests.owner import change
 from tests.test_cli import copier
-from tests.variants import DOMAINS, REFERENCES, ROOT, command, declared
+from tests.variants import DOMAINS, MANAGED, REFERENCES, ROOT, command, declared
 
 UV = str(Path(sys.executable).with_name("uv"))
 # What `make install` writes down, and git sees.
@@ -37,17 +37,15 @@ def pythons() -> list[str]:
     return [done.stdout.strip() for done in found if done.returncode == 0]
 
 
-@pytest.mark.parametrize("package_manager", DOMAINS["package_manager"])
+@pytest.mark.parametrize("package_manager", MANAGED)
 def test_a_package_manager_installs_a_service_that_works(
     snapshot: Path, apart: Path, package_manager: str
 ) -> None:
     """On a machine that has Python with venv, git and make, and no package manager but pip."""
     folder = apart / "service"
-    data = ("profile=custom", f"package_manager={package_manager}")
-    copier(
-        "copy", "--defaults", "--data", data[0], "--data", data[1], str(snapshot), str(folder),
-        cwd=apart,
-    )  # fmt: skip
+    answers = MANAGED[package_manager] | {"package_manager": package_manager}
+    data = [word for pair in answers.items() for word in ("--data", "{}={}".format(*pair))]
+    copier("copy", "--defaults", *data, str(snapshot), str(folder), cwd=apart)
     if package_manager == "poetry":
         with_simple_index(folder / "pyproject.toml")
     commit(folder)
@@ -62,6 +60,10 @@ def test_a_package_manager_installs_a_service_that_works(
     assert git("status", "--porcelain", cwd=folder) == LOCKS[package_manager]
     change(folder / "pyproject.toml", "    # yours\n", '    # yours\n    "iniconfig>=2",\n')
     make("install")
+
+
+def test_each_package_manager_is_tried() -> None:
+    assert MANAGED.keys() == set(DOMAINS["package_manager"])
 
 
 def with_simple_index(project: Path) -> None:

@@ -17,7 +17,7 @@ from tests.conftest import Render, commit, git, run, strings
 from tests.image import instructions
 from tests.owner import TEMPLATES, change, is_yours
 from tests.test_cli import copier
-from tests.variants import REFERENCES, Answers, covering, name_of
+from tests.variants import REFERENCES, STEPPED, Answers, covering, name_of
 
 BIN = Path(sys.executable).parent
 FORGES = ("github", "gitlab")
@@ -243,7 +243,7 @@ class Clone:
 
 def test_every_step_of_ci_passes_in_a_fresh_clone(fresh: Render, apart: Path) -> None:
     """But for those that need an engine. A newly found vulnerability is no failure."""
-    clone = Clone(fresh(), apart)
+    clone = Clone(fresh(**STEPPED), apart)
     job = read(clone.folder, ".github/workflows/ci.yml")["jobs"]["make"]
     targets = job["strategy"]["matrix"]["target"]
     steps = [step["run"] for step in job["steps"] if "run" in step]

@@ -23,8 +23,10 @@ from tests.variants import (
     AXES,
     COVERED,
     DOMAINS,
+    MANAGED,
     REFERENCES,
     ROOT,
+    STEPPED,
     STRENGTH,
     Answers,
     alone,
@@ -113,12 +115,13 @@ def test_a_variant_that_fails_says_what_renders_it_and_runs_it_alone(tmp_path: P
 
 
 def test_the_axes_are_all_there() -> None:
-    """A suite of each: here, of a reference variant in its own environment, or under coverage."""
+    """A suite of each: here, or where else one is run anyway."""
     every = set(map(axes, combinations()))
     assert len(every) == len(combinations()) == 66
     elsewhere = every - set(map(axes, alone()))
-    assert elsewhere <= set(map(axes, (*REFERENCES.values(), *COVERED)))
-    assert len(elsewhere) == 6
+    others = (*REFERENCES.values(), *COVERED, *MANAGED.values(), STEPPED)
+    assert elsewhere <= set(map(axes, others))
+    assert len(elsewhere) == 10
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,13 @@ COVERED: tuple[Answers, ...] = (
     {"profile": "custom", "database": "sqlite", "lock_backend": "database"},
     {"profile": "custom", "database": "postgresql", "lock_backend": "memory"},
 )
+# Their suites run where a package manager is tried, and where the steps of CI are.
+MANAGED: dict[str, Answers] = {
+    "uv": {"profile": "custom", "job_store": "memory"},
+    "poetry": {"profile": "custom", "executor": "threadpool"},
+    "pip": {"profile": "custom", "job_store": "memory", "executor": "threadpool"},
+}
+STEPPED: Answers = {"profile": "custom", "executor": "asyncio"}
 DOMAINS = {name: found for name, q in QUESTIONS.items() if (found := choices(q)) is not None}
 TEXTS = [name for name in QUESTIONS if name not in DOMAINS]
 
@@ -110,8 +117,8 @@ def axes(answers: Answers) -> tuple[Any, ...]:
 
 
 def alone() -> list[Answers]:
-    """The combinations whose suite no other test runs: of the references, and what is covered."""
-    others = (*REFERENCES.values(), *COVERED)
+    """The combinations whose suite no other test runs."""
+    others = (*REFERENCES.values(), *COVERED, *MANAGED.values(), STEPPED)
     elsewhere = {axes(answers) for answers in others if answers.get("example", True)}
     return [answers for answers in combinations() if axes(answers) not in elsewhere]
 
