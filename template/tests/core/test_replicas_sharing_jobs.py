@@ -37,7 +37,7 @@ async def test_each_replica_asks_for_changes_within_each_second(
         monkeypatch.setattr(definitions, "changes", ask)
         await until(lambda: asyncio.sleep(0, len(asked) > 5))
     # A busy machine is late at times, but not each time.
-    assert min(after - before for before, after in pairwise(asked)) < 2 * replica.POLL
+    assert min(after - before for before, after in pairwise(asked)) < 4 * replica.POLL
 
 
 async def test_a_change_on_one_replica_acts_on_all(

@@ -109,8 +109,7 @@ async def asked(service: Service, settings: Settings) -> AsyncIterator[httpx2.As
 async def reads(database: Database) -> bool:
     """A file that somebody else writes to can still be read."""
     try:
-        async with asyncio.timeout(2):
-            await counted(database)
+        await counted(database)
     except Exception:
         return False
     return True
@@ -136,10 +135,11 @@ async def test_an_outage_loses_no_fire_doubles_no_effect_and_holds_no_loop(
                 async with happening(outage):
                     await asyncio.sleep(AWAY)
                     assert (await client.get("/health/live")).status_code == 200
-                    if not await reads(database):
-                        response = await client.get("/health/ready")
-                        assert response.status_code == 503
-                        assert "does not answer" in response.json()["checks"]["database"]
+                    response = await client.get("/health/ready")
+                    if response.status_code == 200:
+                        assert await reads(database)
+                    else:
+                        assert set(response.json()["checks"].values()) - {"ok"}
             await goes_on(database)
             await until(ready)
     async with scheduling(settings=settings.model_copy(update={"scheduler_enabled": False})) as it:
