@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Render, commit, git, run
 from tests.owner import change
 from tests.test_cli import copier
-from tests.variants import DOMAINS, MANAGED, REFERENCES, ROOT, command, declared
+from tests.variants import DOMAINS, MANAGED, REFERENCES, ROOT, Answers, command, declared
 
 UV = str(Path(sys.executable).with_name("uv"))
 # What `make install` writes down, and git sees.
@@ -37,6 +37,12 @@ def pythons() -> list[str]:
     return [done.stdout.strip() for done in found if done.returncode == 0]
 
 
+def copied(snapshot: Path, folder: Path, answers: Answers) -> None:
+    """By the real command line."""
+    data = [word for pair in answers.items() for word in ("--data", "{}={}".format(*pair))]
+    copier("copy", "--defaults", *data, str(snapshot), str(folder), cwd=folder.parent)
+
+
 @pytest.mark.parametrize("package_manager", MANAGED)
 def test_a_package_manager_installs_a_service_that_works(
     snapshot: Path, apart: Path, package_manager: str
@@ -44,8 +50,7 @@ def test_a_package_manager_installs_a_service_that_works(
     """On a machine that has Python with venv, git and make, and no package manager but pip."""
     folder = apart / "service"
     answers = MANAGED[package_manager] | {"package_manager": package_manager}
-    data = [word for pair in answers.items() for word in ("--data", "{}={}".format(*pair))]
-    copier("copy", "--defaults", *data, str(snapshot), str(folder), cwd=apart)
+    copied(snapshot, folder, answers)
     if package_manager == "poetry":
         with_simple_index(folder / "pyproject.toml")
     commit(folder)
@@ -86,8 +91,7 @@ def test_a_reference_variant_works_with_the_lowest_and_the_newest_versions(
     """The lowest on the oldest Python, the newest on the newest that is here."""
     folder = apart / "service"
     answers = REFERENCES[name]
-    data = [word for pair in answers.items() for word in ("--data", "{}={}".format(*pair))]
-    copier("copy", "--defaults", *data, str(snapshot), str(folder), cwd=apart)
+    copied(snapshot, folder, answers)
     lowest = resolution == "lowest-direct"
     python = pythons()[0 if lowest else -1]
     sync = ("sync", "--quiet", "--resolution", resolution, "--python", python)
@@ -103,7 +107,7 @@ def test_the_pythons_between_the_oldest_and_the_newest_run_a_suite(
 ) -> None:
     for python in pythons()[1:-1]:
         folder = apart / Path(python).name
-        copier("copy", "--defaults", str(snapshot), str(folder), cwd=apart)
+        copied(snapshot, folder, {})
         sync = ("sync", "--quiet", "--python", python)
         repeat = f"To repeat it:\n  {command({})}\n  cd /tmp/variant && uv {' '.join(sync)}"
         run(UV, *sync, cwd=folder, repeat=repeat)
