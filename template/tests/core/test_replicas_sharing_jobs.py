@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,6 +38,44 @@ async def test_each_replica_asks_for_changes_within_each_second(
         await until(lambda: asyncio.sleep(0, len(asked) > 5))
     # A busy machine is late at times, but not each time.
     assert min(after - before for before, after in pairwise(asked)) < 4 * replica.POLL
+
+
+async def test_a_job_that_is_removed_while_others_begin_its_cursor_leaves_none(
+    scheduling: Scheduling, note: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scheduling() as first, scheduling() as second:
+        cursors = second.scheduler._cursors
+        register, read, removed = cursors.register, asyncio.Event(), asyncio.Event()
+        begun = list[str]()
+
+        async def begin(fingerprints: Mapping[str, str]) -> None:
+            read.set()
+            await removed.wait()
+            await register(fingerprints)
+            begun.extend(await cursors.all())
+
+        monkeypatch.setattr(cursors, "register", begin)
+        await first.scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
+        await asyncio.wait_for(read.wait(), 30)
+        await first.scheduler.remove_job_async("hourly")
+        removed.set()
+        await until(lambda: asyncio.sleep(0, begun))
+
+        async def forgotten() -> bool:
+            return await cursors.all() == {}
+
+        await until(forgotten)
+
+
+async def test_a_cursor_that_somebody_deleted_is_begun_anew(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        cursors = service.scheduler._cursors
+        await service.scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
+        (key,) = await until(cursors.all)
+        await cursors.forget(key)
+        assert list(await until(cursors.all)) == [key]
 
 
 async def test_a_change_on_one_replica_acts_on_all(

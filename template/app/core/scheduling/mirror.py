@@ -36,6 +36,8 @@ class MirrorStore(TypedMemoryStore):
         self.held: dict[str, Definition] = {}
         self.entries: dict[str, Entry] = {}
         self.unreadable: set[str] = set()
+        self.gone: set[str] = set()
+        """Claim keys that need no cursor any more; whoever has forgotten those clears it."""
         self._removed: dict[str, int] = {}
         self._schedule = schedule
         self._default_executor = default_executor
@@ -83,6 +85,10 @@ class MirrorStore(TypedMemoryStore):
             return
         if held:
             self.drop(definition.id)
+            if held.fire_time is None:
+                self.gone.add(held.key)
+        if not definition.removed and definition.fire_time is None:
+            self.gone.discard(definition.key)
         if definition.removed:  # a refresh under way may have read it before
             self._removed[definition.id] = definition.version
         far = definition.fire_time is not None and definition.fire_time > self._horizon > 0

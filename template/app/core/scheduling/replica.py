@@ -136,8 +136,8 @@ class ReplicaScheduler(PassingScheduler):
 
     async def _read_shared(self) -> None:
         recurring = {**self._triggers, **(self._mirror.recurring() if self._mirror else {})}
-        others = self._mirror.entries if self._mirror else ()
-        rows, effective = await self._schedules.read(recurring, others)
+        others, gone = (self._mirror.entries, self._mirror.gone) if self._mirror else ((), set())
+        rows, effective = await self._schedules.read(recurring, others, gone)
         async for key in unhurried(self._triggers):
             if key in rows:
                 self._follow(key, effective.get(key), rows[key])

@@ -39,10 +39,20 @@ class Schedules:
         self.unknown: frozenset[str] = frozenset()
         """Cursors of jobs, or with triggers, that this version of the service does not know."""
 
-    async def read(self, recurring: Mapping[str, Trigger], others: Container[str]) -> Reading:
-        """Begin the cursors of new schedules; read all. `others`: jobs that need none just now."""
+    async def read(
+        self, recurring: Mapping[str, Trigger], others: Container[str], gone: set[str]
+    ) -> Reading:
+        """Begin the cursors of new schedules, forget those that are `gone`; read all.
+
+        `others`: jobs that need none just now.
+        """
         await self._register(recurring)
         rows = await self._all()
+        for key in gone.intersection(rows):  # begun by whoever had not read that yet, us too
+            await self._cursors.forget(key)
+            del rows[key]
+        gone.clear()
+        self._registered = {key: f for key, f in self._registered.items() if key in rows}
         ended = [row for row in rows.values() if row.paused_at is not None and not row.paused]
         for row in ended:  # a pause that has ended by itself: its time is not owed
             await self._cursors.resume(row.job, row.paused_until)
