@@ -54,6 +54,8 @@ collect_ignore = [] if possible() else ["test_image.py"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.template = str(ROOT)  # pytest-copie's own default is the working directory
+    if not hasattr(config, "workerinput"):  # of pytest-xdist
+        config.pluginmanager.register(AtOnce(config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,6 +68,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     ordered = sorted(items, key=place)
     items[:] = [item for share in range(processes) for item in ordered[share::processes]]
+
+
+class AtOnce:
+    """Shows a failure when it happens: the summary comes half an hour later."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\n{report.longreprtext}")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
