@@ -76,7 +76,11 @@ async def test_a_service_leaves_no_gaps_whatever_is_done_to_its_jobs(
 
         await outcomes(database, "nothing", 3)
         await until(complete)
+        service.runner.executors["asyncio"].slots = 0
+        await asyncio.sleep(0.5)  # what is due by then will not run any more
         await scheduler.pause_job_async("nothing")
+        service.runner.executors["asyncio"].slots = 10
+        await until(complete)
         await scheduler.resume_job_async("nothing")
         await until(complete)
         async with database.writing() as connection:

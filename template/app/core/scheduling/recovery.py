@@ -137,22 +137,29 @@ class Recovery:
         """Find what is owed, run the newest of it where the job asks for that, record the rest.
 
         Only where the schedule `own` to this version of the service is the cursor's. Another
-        version's cursor that nobody moves any more becomes this one's.
+        version's cursor that nobody moves any more becomes this one's. While a job is paused
+        nothing runs: what was owed until then is recorded.
         """
         asked = self._runner.late()
-        async for key, trigger in unhurried(own.items()):
-            cursor, entry = cursors.get(key), self._find(key)
-            if cursor and entry and key in effective and not cursor.paused:
-                try:
-                    async with self._one_account:
-                        if cursor.fingerprint == trigger.fingerprint:
-                            await self._account(entry, effective[key], cursor, asked.get(key))
-                        elif self._is_abandoned(cursor):
-                            await self._cursors.register({key: trigger.fingerprint})
-                except AWAY:
-                    raise
-                except Exception:  # a trigger's own: it must not keep the others from theirs
-                    _log.exception("%s: what it owes could not be told", key)
+        async for key, cursor in unhurried(cursors.items()):
+            entry = self._find(key)
+            if entry is None:
+                continue
+            waits = cursor.paused and entry.origin == "store"  # and has no effective schedule
+            if not waits and key not in effective:
+                continue
+            try:
+                async with self._one_account:
+                    if cursor.paused:
+                        await self._account(entry, schedule_of(cursor), cursor, asked.get(key))
+                    elif cursor.fingerprint == own[key].fingerprint:
+                        await self._account(entry, effective[key], cursor, asked.get(key))
+                    elif self._is_abandoned(cursor):
+                        await self._cursors.register({key: own[key].fingerprint})
+            except AWAY:
+                raise
+            except Exception:  # a trigger's own: it must not keep the others from theirs
+                _log.exception("%s: what it owes could not be told", key)
 
     def _is_abandoned(self, cursor: Row[Any]) -> bool:
         """Has nobody accounted for what has long been due by the schedule that it is of?"""
@@ -164,6 +171,8 @@ class Recovery:
     ) -> None:
         # Later than claims end by as much as one may take: else a fire could be both.
         old, until = cursor.accounted_until, cursor.now - self._lease - self._lease // 3
+        if cursor.paused:
+            until = min(until, cursor.paused_at)
         if asked is not None:  # it may yet run
             until = min(until, asked - 1)
         newest = trigger.last(moment(until)) if until > old else None
@@ -171,7 +180,8 @@ class Recovery:
             return
         recorded = await self._cursors.recorded(entry.key, old, until)
         run = microseconds(newest)
-        wanted = entry.job.catch_up == "latest" and run > cursor.now - self._ledger.window
+        recent = run > cursor.now - self._ledger.window
+        wanted = recent and entry.job.catch_up == "latest" and not cursor.paused
         if wanted and not any(first <= run <= last for first, last in recorded):
             # The cursor stays before it: until it has a row, it is owed.
             until = run - 1
