@@ -44,7 +44,12 @@ LONGEST = (
     "the_pythons_between",
     "a_reference_variant_works",
     "nearly_all_of_the_core",
+    "a_service_of_each_release",
     "the_suite_is_green_after",
+    "becomes_a_request",
+    "complete_without_the_example",
+    "the_example_can_be_deleted",
+    "the_example_appears",
     "what_is_done_to_whole_processes",
     "its_own_suite_is_green",
 )

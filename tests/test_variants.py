@@ -41,7 +41,7 @@ from tests.variants import (
 )
 
 BRANCHES = 85.0
-"""Per cent of those of app/core; 86 and 88 when this was set. The aim is 95."""
+"""Per cent of those of app/core; 91 and 88 when this was set. The aim is 95."""
 EACH = pytest.mark.parametrize("answers", combinations(), ids=name_of)
 COVERING = pytest.mark.parametrize("answers", covering(), ids=name_of)
 # Declared, and imported by no line of ours. Each with its reason.
@@ -121,7 +121,7 @@ def test_the_axes_are_all_there() -> None:
     elsewhere = every - set(map(axes, alone()))
     others = (*REFERENCES.values(), *COVERED, *MANAGED.values(), STEPPED)
     assert elsewhere <= set(map(axes, others))
-    assert len(elsewhere) == 10
+    assert len(elsewhere) == 11
 
 
 @pytest.mark.parametrize(

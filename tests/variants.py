@@ -67,7 +67,7 @@ SHIPPED: dict[str, Answers] = {
 }
 # Their suites run under the eyes of coverage.
 COVERED: tuple[Answers, ...] = (
-    {"profile": "custom", "database": "sqlite", "lock_backend": "database"},
+    {"profile": "custom", "database": "sqlite", "job_store": "redis", "lock_backend": "redis"},
     {"profile": "custom", "database": "postgresql", "lock_backend": "memory"},
 )
 # Their suites run where a package manager is tried, and where the steps of CI are.
