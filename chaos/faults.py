@@ -21,6 +21,7 @@ from chaos.victims import DEADLY, Victims
 
 _WEIGHTS = {
     "kill": 4,
+    "kill all": 1,
     "freeze": 4,
     "cut off": 2,
     "stop": 2,
@@ -66,6 +67,7 @@ class Plan:
         self._victims = Victims(members, effects, self._away, self._random)
         self._kinds: dict[str, Callable[[], _Done | None]] = {
             "kill": self._kill,
+            "kill all": self._kill_all,
             "freeze": self._freeze,
             "cut off": self._cut_off,
             "stop": self._stop,
@@ -129,6 +131,27 @@ class Plan:
         member.kill()
         self._timeline.after(0, 3, member.start)
         return done
+
+    def _kill_all(self) -> _Done | None:
+        """Everybody at once: who comes back finds what was due meanwhile."""
+        if self._away or not (up := [member for member in self._victims.members if member.up]):
+            return None
+        began = time.time()
+        for member in up:
+            member.kill()
+            self._timeline.after(0, 3, member.start)
+        self._away.add("everybody")
+        self._timeline.after(0.1, 0.1, lambda: self._somebody_is_back(began))
+        return "everybody", began
+
+    def _somebody_is_back(self, began: float) -> None:
+        """Whoever may claim: a frozen one may have come back before those that were killed."""
+        members = self._victims.members
+        if all(any(m.up for m in members if m.role == role) for role in {m.role for m in members}):
+            self._away.discard("everybody")
+            self.story.absences.append((began, time.time()))
+        else:
+            self._timeline.after(0.1, 0.1, lambda: self._somebody_is_back(began))
 
     def _stop(self) -> _Done | None:
         if (member := self._victims.choose()) is None:

@@ -39,6 +39,8 @@ class Story:
     """When nothing could be claimed, because the store that decides was away."""
     silences: list[tuple[float, float]] = field(default_factory=list)
     """When a server was away that only carries what was claimed, to a worker."""
+    absences: list[tuple[float, float]] = field(default_factory=list)
+    """When every process was dead that could claim, or work."""
     promised: set[str] = field(default_factory=set)
     """Reminders that the service said it has."""
     asked: set[str] = field(default_factory=set)
@@ -68,7 +70,7 @@ def judge(notes: Sequence[Note], story: Story, lease: float) -> Verdict:
 
     A fire may be missed, never doubled, if the store that decides was away for so long that it
     could not be claimed within a lease of its time: older fires are the cursor's, which runs the
-    newest of them and records the others.
+    newest of them and records the others. So it is with all that was due while nobody was there.
     """
     verdict = Verdict()
     done = Counter((note.name, note.fire_time) for note in notes if note.what == "effect")
@@ -76,10 +78,11 @@ def judge(notes: Sequence[Note], story: Story, lease: float) -> Verdict:
     for note in notes:
         if note.what == "began":
             begun[note.name, note.fire_time].append(note)
-    outages = _joined(story.outages)
+    outages, absences = _joined(story.outages), _joined(story.absences)
+    verdict.lost += _not_made_up(done, absences, [*story.outages, *story.absences], lease)
     for name, due in fires(story):
         verdict.fires += 1
-        if _excused(due, outages, lease):
+        if _excused(due, outages, lease) or _absent(due, absences):
             verdict.excused += 1
             verdict.excused_ran += done[name, due] > 0
         elif not done[name, due]:
@@ -130,6 +133,26 @@ def _excused(due: float, outages: Iterable[tuple[float, float]], lease: float) -
     return any(down - 0.5 <= due <= up + RESUMES - lease for down, up in outages)
 
 
+def _absent(due: float, absences: Iterable[tuple[float, float]]) -> bool:
+    return any(down - 0.5 <= due <= up + RESUMES for down, up in absences)
+
+
+def _not_made_up(
+    done: Mapping[tuple[str, float], int],
+    absences: Iterable[tuple[float, float]],
+    away: Iterable[tuple[float, float]],
+    lease: float,
+) -> Iterator[str]:
+    """The newest fire of each job in each absence must have run, if all went well after that."""
+    for down, up in absences:
+        if any(began <= up + 2 * lease and ended > up for began, ended in away):
+            continue
+        for name, (step, offset) in JOBS.items():
+            due = (up - offset) // step * step + offset
+            if due > down and not done[name, due]:
+                yield f"{name} of {due:.0f}, the newest of an absence"
+
+
 def _takeovers(
     begun: Mapping[tuple[str, float], Sequence[Note]],
     notes: Iterable[Note],
@@ -145,7 +168,7 @@ def _takeovers(
         if note.what == "effect":
             effect.setdefault((note.name, note.fire_time), note.at)
     victims = {fault.victim: fault.at for fault in story.faults if fault.kind in DEATHS}
-    away_then = story.outages + story.silences
+    away_then = story.outages + story.silences + story.absences
     took: dict[str, float] = {}
     for key, attempts in begun.items():
         for first, second in pairwise(attempts):

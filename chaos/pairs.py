@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-PROCESSES = ("kill", "freeze", "stop")
+PROCESSES = ("kill", "kill all", "freeze", "stop")
 POSTGRESQL = ("cut off", "end sessions", "crash database", "freeze database")
 REDIS = ("restart redis", "freeze redis")
 SQLITE = ("hold database",)

@@ -23,6 +23,7 @@ _UNSEEN, _FORGOTTEN = 10.0, 60.0
 
 DEADLY = {
     "kill",
+    "kill all",
     "freeze",
     "cut off",
     "crash database",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.oracle import Story, judge
+from chaos.effects import Note
+from chaos.oracle import Story, Verdict, fires, judge
 from chaos.pairs import CONTROLS, PAIRS
 from chaos.run import LEASE, report, run
 from chaos.servers import until
@@ -24,6 +25,23 @@ def test_each_fire_has_one_effect_whatever_befalls_processes_and_store(
     result = run(EVERY[name], tmp_path, seconds=60, seed=4)
     assert result.as_it_must_be, report(result)
     assert len(result.story.faults) >= 20, report(result)
+
+
+def test_who_comes_back_must_run_the_newest_of_what_was_due_meanwhile() -> None:
+    story = Story(begin=100, end=130, absences=[(109.2, 113.5)])
+    newest = {("fast", 113), ("slow", 112), ("heavy", 110)}
+    ran = {fire for fire in fires(story) if not 109 < fire[1] < 114} | newest
+
+    def verdict(*lost: tuple[str, float]) -> Verdict:
+        left = sorted(ran - {*lost})
+        notes = [Note("effect", name, due, 1, "replica", due) for name, due in left]
+        return judge(notes, story, LEASE)
+
+    assert verdict().clean
+    assert verdict().excused == 8
+    for fire in newest:
+        assert len(verdict(fire).lost) == 1
+    assert verdict(("fast", 108)).lost == ["fast of 108"]
 
 
 def test_an_effect_apart_from_its_completion_is_seen_twice(tmp_path: Path) -> None:
