@@ -36,6 +36,8 @@ _PAUSE = (0.8, 3.0)
 _QUIET = 3.0
 """Seconds without a new fault at the end, so that the last ones are judged whole."""
 
+_LONGEST_START = 120.0
+
 _MOST_DEATHS = 3
 """After so many a fire is given up as `lost`, by design: its job may be what kills."""
 
@@ -142,16 +144,16 @@ class Plan:
             self._timeline.after(0, 3, member.start)
         self._away.add("everybody")
         self._timeline.after(0.1, 0.1, lambda: self._somebody_is_back(began))
-        return "everybody", began
+        return "everybody", time.time()
 
     def _somebody_is_back(self, began: float) -> None:
-        """Whoever may claim: a frozen one may have come back before those that were killed."""
-        members = self._victims.members
-        if all(any(m.up for m in members if m.role == role) for role in {m.role for m in members}):
+        """Who may claim: a frozen one may have come back before those that were killed."""
+        if any(m.up for m in self._victims.members if isinstance(m, Replica)):
             self._away.discard("everybody")
             self.story.absences.append((began, time.time()))
-        else:
-            self._timeline.after(0.1, 0.1, lambda: self._somebody_is_back(began))
+            return
+        assert time.time() < began + _LONGEST_START, "nobody came back: the services' logs say why"
+        self._timeline.after(0.1, 0.1, lambda: self._somebody_is_back(began))
 
     def _stop(self) -> _Done | None:
         if (member := self._victims.choose()) is None:

@@ -79,10 +79,12 @@ def judge(notes: Sequence[Note], story: Story, lease: float) -> Verdict:
         if note.what == "began":
             begun[note.name, note.fire_time].append(note)
     outages, absences = _joined(story.outages), _joined(story.absences)
+    # A fire that was due at the end of an outage may not have been claimed when everybody died.
+    before = [(down, up) for down, up in outages if any(_follows(up, died) for died, _ in absences)]
     verdict.lost += _not_made_up(done, absences, [*story.outages, *story.absences], lease)
     for name, due in fires(story):
         verdict.fires += 1
-        if _excused(due, outages, lease) or _absent(due, absences):
+        if _excused(due, outages, lease) or _absent(due, absences + before):
             verdict.excused += 1
             verdict.excused_ran += done[name, due] > 0
         elif not done[name, due]:
@@ -134,7 +136,12 @@ def _excused(due: float, outages: Iterable[tuple[float, float]], lease: float) -
 
 
 def _absent(due: float, absences: Iterable[tuple[float, float]]) -> bool:
-    return any(down - 0.5 <= due <= up + RESUMES for down, up in absences)
+    return any(down - 0.5 <= due <= up for down, up in absences)
+
+
+def _follows(up: float, died: float) -> bool:
+    """Did everybody die before claims must have been made again?"""
+    return up - 0.5 <= died <= up + RESUMES
 
 
 def _not_made_up(
@@ -143,13 +150,16 @@ def _not_made_up(
     away: Iterable[tuple[float, float]],
     lease: float,
 ) -> Iterator[str]:
-    """The newest fire of each job in each absence must have run, if all went well after that."""
+    """The newest fire of each job in each absence must have run, if all went well after that.
+
+    Not of one that is due so often that a newer one may have run before it is looked for.
+    """
     for down, up in absences:
         if any(began <= up + 2 * lease and ended > up for began, ended in away):
             continue
         for name, (step, offset) in JOBS.items():
             due = (up - offset) // step * step + offset
-            if due > down and not done[name, due]:
+            if step > 2 * lease and due >= down - 0.5 and not done[name, due]:
                 yield f"{name} of {due:.0f}, the newest of an absence"
 
 

@@ -90,7 +90,7 @@ def report(result: Result) -> str:
         f"{result.pair.name}: SEED={result.seed}, {result.seconds:g} s",
         f"  faults       {len(story.faults)}: {kinds}",
         f"  fire times   {verdict.fires}, and {verdict.reminders} reminders",
-        f"  excused      {verdict.excused}, due while the store was away; of them ran"
+        f"  excused      {verdict.excused}, due while the store or all were away; of them ran"
         f" {verdict.excused_ran}",
         f"  lost         {_listed(verdict.lost)}",
         f"  duplicated   {_listed(verdict.duplicated)}",

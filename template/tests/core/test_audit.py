@@ -102,3 +102,33 @@ async def test_a_job_that_the_code_declares_no_more_is_an_orphan(
         assert service.scheduler.orphans == {"nothing"}
         assert "nothing" in await Cursors(service.database, "").all(), "another version's may be"
         assert await audit(service.database, service.scheduler.orphans) == {}
+
+
+async def test_a_pause_that_is_changed_begins_when_it_began(database: Database) -> None:
+    cursors, hour = Cursors(database, "x"), interval(hours=1)
+    await cursors.register({"job": hour.fingerprint})
+    assert await cursors.pause("job", by="me", reason="", until=None)
+    first = (await cursors.all())["job"]
+    await cursors.pause("job", by="you", reason="holiday", until=first.now + HOUR)
+    second = (await cursors.all())["job"]
+    assert (second.paused_by, second.paused_until) == ("you", first.now + HOUR)
+    assert second.paused_at == first.paused_at
+
+
+async def test_the_end_of_a_pause_ends_no_other_and_is_never_before_its_begin(
+    database: Database,
+) -> None:
+    cursors, hour = Cursors(database, "x"), interval(hours=1)
+    await cursors.register({"job": hour.fingerprint})
+    await cursors.pause("job", by="", reason="", until=1)
+    ended = (await cursors.all())["job"]
+    assert not ended.paused
+    await cursors.pause("job", by="", reason="", until=None)
+    assert not await cursors.resume("job", ended)
+    assert (await cursors.all())["job"].paused
+    await cursors.pause("job", by="", reason="", until=1)
+    ended = (await cursors.all())["job"]
+    assert await cursors.resume("job", ended)
+    resumed = (await cursors.all())["job"]
+    assert resumed.paused_at is None
+    assert resumed.accounted_until == resumed.since == ended.paused_at

@@ -1,6 +1,7 @@
 """Jobs added on one replica are all replicas' jobs."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import pairwise
@@ -9,11 +10,11 @@ from pathlib import Path
 import pytest
 from apscheduler.jobstores.base import JobLookupError
 
-from app.core.scheduling import Job, replica
+from app.core.scheduling import Job, interval, replica
 from app.core.stores import DefinitionChanged
 from app.core.stores.protocol import Changes
 from tests.core.fixtures import Scheduling
-from tests.core.test_store_shared import held, note
+from tests.core.test_store_shared import held, note, passes
 from tests.core.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -76,6 +77,39 @@ async def test_a_cursor_that_somebody_deleted_is_begun_anew(
         (key,) = await until(cursors.all)
         await cursors.forget(key)
         assert list(await until(cursors.all)) == [key]
+
+
+async def test_what_was_removed_while_the_store_was_away_leaves_no_cursor(
+    scheduling: Scheduling, note: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than removals are told."""
+    async with scheduling() as service:
+        scheduler, cursors = service.scheduler, service.scheduler._cursors
+        mirror = scheduler._mirror
+        assert mirror
+        definitions, changes = mirror.definitions, mirror.definitions.changes
+        await scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
+        (key,) = await until(cursors.all)
+
+        async def away(*arguments: int) -> Changes:
+            raise OSError("the job store is away")
+
+        monkeypatch.setattr(definitions, "changes", away)
+        await until(lambda: asyncio.sleep(0, scheduler.store_error))
+        # What another replica does, and this one does not hear of.
+        held = await scheduler._shared.get("hourly")
+        await definitions.change(dataclasses.replace(held, removed=True))
+        await cursors.forget(key)
+        await passes(service, 2)
+        assert await cursors.all() == {}, "begun once more, of a job that may be gone"
+        await cursors.register({key: interval(hours=1).fingerprint})
+        mirror._read_at -= 6 * 60_000_000
+        monkeypatch.setattr(definitions, "changes", changes)
+
+        async def forgotten() -> bool:
+            return await cursors.all() == {}
+
+        await until(forgotten)
 
 
 async def test_a_change_on_one_replica_acts_on_all(

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, and_, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.database import Database
+from app.core.scheduling.statements import is_paused
 from app.core.schema import job_runs, job_schedules
 
 _cursor = job_schedules.c
@@ -51,11 +52,8 @@ class Cursors:
 
     async def all(self) -> dict[str, Row[Any]]:
         """Every cursor, each with `now` and whether it is `paused`."""
-        paused = and_(
-            _cursor.paused_at.is_not(None),
-            or_(_cursor.paused_until.is_(None), _cursor.paused_until > self._now),
-        )
-        statement = select(job_schedules, paused.label("paused"), self._now.label("now"))
+        paused = is_paused(self._now).label("paused")
+        statement = select(job_schedules, paused, self._now.label("now"))
         async with self._database.reading() as connection:
             return {row.job: row for row in await connection.execute(statement)}
 
@@ -109,30 +107,44 @@ class Cursors:
                     "finished_at": self._now,
                 }
                 insert = self._database.dialect.insert(job_runs).values(row)
-                await connection.execute(insert.on_conflict_do_nothing())
+                recording = insert.on_conflict_do_nothing().returning(job_runs.c.id)
+                if (await connection.execute(recording)).first() is None:
+                    await connection.rollback()  # it has just been claimed
+                    return False
         return True
 
     async def pause(self, job: str, *, by: str, reason: str, until: int | None) -> bool:
-        """Stop the job on all replicas; False if it has no cursor."""
-        values = {"paused_at": self._now, "paused_by": by, "pause_reason": reason}
-        return await self._set(job, **values, paused_until=until)
+        """Stop the job on all replicas, or change why and until when; False if it has no cursor."""
+        since = case((is_paused(self._now), _cursor.paused_at), else_=self._now)
+        values = {"paused_at": since, "paused_by": by, "pause_reason": reason}
+        return await self._set(job, values | {"paused_until": until})
 
-    async def resume(self, job: str, since: int | None = None) -> bool:
-        """Let it run again, as from `since` or now. What it missed while paused is not owed."""
+    async def resume(self, job: str, ended: Row[Any] | None = None) -> bool:
+        """Let it run again. What it missed while paused is not owed.
+
+        As from now, or from the end of the pause that had `ended` when it was read.
+        """
         paused = ("paused_at", "paused_by", "pause_reason", "paused_until")
-        until = self._now if since is None else since
-        return await self._set(job, **dict.fromkeys(paused), accounted_until=until, since=until)
+        until, same = self._now, None
+        if ended is not None:  # it may be paused anew
+            until = max(ended.paused_at, ended.paused_until)
+            same = and_(*(_cursor[name] == getattr(ended, name) for name in paused[::3]))
+        values = {**dict.fromkeys(paused), "accounted_until": until, "since": until}
+        return await self._set(job, values, same)
 
     async def reschedule(self, job: str, trigger: str) -> bool:
         """Give a declared job another trigger on all replicas, until its declaration changes."""
         owes_nothing = {"accounted_until": self._now, "since": self._now}
-        return await self._set(job, trigger=trigger, **owes_nothing)
+        return await self._set(job, owes_nothing | {"trigger": trigger})
 
     async def forget(self, job: str) -> None:
         async with self._database.writing() as connection:
             await connection.execute(delete(job_schedules).where(_cursor.job == job))
 
-    async def _set(self, job: str, **values: Any) -> bool:
-        statement = update(job_schedules).where(_cursor.job == job).values(**values)
+    async def _set(
+        self, job: str, values: Mapping[str, Any], also: ColumnElement[bool] | None = None
+    ) -> bool:
+        which = _cursor.job == job if also is None else and_(_cursor.job == job, also)
+        statement = update(job_schedules).where(which).values(**values)
         async with self._database.writing() as connection:
             return (await connection.execute(statement)).rowcount == 1

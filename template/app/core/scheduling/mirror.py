@@ -38,6 +38,7 @@ class MirrorStore(TypedMemoryStore):
         self.unreadable: set[str] = set()
         self.gone: set[str] = set()
         """Claim keys that need no cursor any more; whoever has forgotten those clears it."""
+        self._lapsed: set[str] = set()
         self._removed: dict[str, int] = {}
         self._schedule = schedule
         self._default_executor = default_executor
@@ -52,15 +53,15 @@ class MirrorStore(TypedMemoryStore):
         # Move the horizon by the minute: most polls then read one number and nothing else.
         horizon = max(self._horizon, (now // _STEP + 1) * _STEP + AHEAD * 1_000_000)
         if now - self._read_at > _FORGETS_AFTER * _STEP:  # what was removed meanwhile is not told
-            for id in list(self.held):
-                self.drop(id)
-            self._removed.clear()
-            self._version = self._horizon = 0
+            self._lapsed |= self._recurring_keys()
+            self._start_over()
         changes = await self.definitions.changes(self._version, self._horizon, horizon)
         if changes.epoch != self._epoch:
             if self._version:
                 _log.error("the job store has lost what it had: its jobs are those it has now")
-            self._epoch, self._read_at = changes.epoch, 0
+            self._epoch, self._read_at = changes.epoch, now
+            self._lapsed.clear()  # it may get them back
+            self._start_over()
             return await self.refresh(now)
         moved, self._version = horizon > self._horizon, changes.version
         self._horizon, self._read_at = horizon, now
@@ -71,11 +72,24 @@ class MirrorStore(TypedMemoryStore):
         for id in set(changes.unreadable) - self.unreadable:
             self.drop(id)  # what it was before is not what it is to be
             self._cannot_read(id, "it is not JSON of a definition")
+        if self._lapsed:
+            lapsed = self._lapsed - self._recurring_keys()
+            self.gone |= {key for key in lapsed if key.rpartition(":")[0] not in self.unreadable}
+            self._lapsed.clear()
         if moved:
             self._versions.append(changes.version)
             if len(self._versions) == self._versions.maxlen:
                 await self.definitions.purge(self._versions[0])
         return bool(changes.definitions)
+
+    def _start_over(self) -> None:
+        for id in list(self.held):
+            self.drop(id)
+        self._removed.clear()
+        self._version = self._horizon = 0
+
+    def _recurring_keys(self) -> set[str]:
+        return {held.key for held in self.held.values() if held.fire_time is None}
 
     def apply(self, definition: Definition) -> None:
         """Hold, change or drop one job."""

@@ -40,13 +40,18 @@ class Schedules:
         """Cursors of jobs, or with triggers, that this version of the service does not know."""
 
     async def read(
-        self, recurring: Mapping[str, Trigger], others: Container[str], gone: set[str]
+        self,
+        recurring: Mapping[str, Trigger],
+        others: Container[str],
+        gone: set[str],
+        sure: Container[str] | None,
     ) -> Reading:
         """Begin the cursors of new schedules, forget those that are `gone`; read all.
 
-        `others`: jobs that need none just now.
+        `others`: jobs that need none just now. `sure`: those that are there, if not all may be.
         """
-        await self._register(recurring)
+        known = {k: when for k, when in recurring.items() if sure is None or k in sure}
+        await self._register(known)
         rows = await self._all()
         for key in gone.intersection(rows):  # begun by whoever had not read that yet, us too
             await self._cursors.forget(key)
@@ -55,7 +60,7 @@ class Schedules:
         self._registered = {key: f for key, f in self._registered.items() if key in rows}
         ended = [row for row in rows.values() if row.paused_at is not None and not row.paused]
         for row in ended:  # a pause that has ended by itself: its time is not owed
-            await self._cursors.resume(row.job, row.paused_until)
+            await self._cursors.resume(row.job, row)
         if ended:
             rows = await self._all()
         effective, unknown = dict[str, Trigger](), set[str]()
