@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -20,6 +21,7 @@ import copier._main
 import copier._template
 import copier._vcs
 import jinja2
+import psutil
 import pytest
 
 from tests.image import possible
@@ -54,13 +56,37 @@ LONGEST = (
     "its_own_suite_is_green",
 )
 """Longest first."""
+MEMORY = Path("/dev/shm")
+_MUCH = 8 << 30
+"""Bytes of memory that must be free for it to be used: these tests write less than two."""
 collect_ignore = [] if possible() else ["test_image.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.template = str(ROOT)  # pytest-copie's own default is the working directory
-    if not hasattr(config, "workerinput"):  # of pytest-xdist
-        config.pluginmanager.register(AtOnce(config))
+    if hasattr(config, "workerinput"):  # of pytest-xdist
+        return
+    config.pluginmanager.register(AtOnce(config))
+    if config.option.basetemp is None and (folder := in_memory()):
+        config.option.basetemp = str(folder / "tests")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def in_memory() -> Path | None:
+    """A folder for what is rendered, if there is plenty of memory.
+
+    Tests make and remove ten thousands of folders: some disks take a hundred times as long.
+    """
+    if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK):
+        return None
+    for old in MEMORY.glob("template-tests-*"):  # of a run that was killed
+        if not psutil.pid_exists(int(old.name.rpartition("-")[2])):
+            shutil.rmtree(old, ignore_errors=True)
+    if min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) < _MUCH:
+        return None
+    folder = MEMORY / f"template-tests-{os.getpid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -203,8 +229,14 @@ def _hermetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     assert hasattr(copier._main.Worker, "_sync_git_index_executable_bit")
     patch.setattr(copier._main.Worker, "_sync_git_index_executable_bit", lambda *_: None)
     patch.setattr(jinja2.Environment, "compile", compiled_once(jinja2.Environment.compile))
-    clones = cloned_once(copier._vcs.clone, tmp_path_factory.mktemp("clones"))
-    patch.setattr(copier._template, "clone", clones)
+    folder = tmp_path_factory.mktemp("clones")
+    patch.setattr(copier._template, "clone", cloned_once(copier._vcs.clone, folder))
+    for module in (copier._main, copier._template, copier._vcs):
+        for function in ("mkdtemp", "TemporaryDirectory"):
+            if hasattr(module, function):
+                here = functools.partial(getattr(tempfile, function), dir=folder)
+                patch.setattr(module, function, here)
+    patch.setenv("PYTEST_DEBUG_TEMPROOT", str(tmp_path_factory.mktemp("suites")))
     yield
     patch.undo()
 

@@ -20,9 +20,9 @@ EVERY = {pair.name: pair for pair in (*PAIRS, *CONTROLS)}
 
 @pytest.mark.parametrize("name", ["postgresql-database", "sqlite-database"])
 def test_each_fire_has_one_effect_whatever_befalls_processes_and_store(
-    name: str, tmp_path: Path
+    name: str, apart: Path
 ) -> None:
-    result = run(EVERY[name], tmp_path, seconds=60, seed=4)
+    result = run(EVERY[name], apart, seconds=60, seed=4)
     assert result.as_it_must_be, report(result)
     assert len(result.story.faults) >= 20, report(result)
 
@@ -44,10 +44,10 @@ def test_who_comes_back_must_run_the_newest_of_what_was_due_meanwhile() -> None:
     assert verdict(("fast", 108)).lost == ["fast of 108"]
 
 
-def test_an_effect_apart_from_its_completion_is_seen_twice(tmp_path: Path) -> None:
-    apart = EVERY["control-separate-finish"]
-    pair = replace(apart, answers={**apart.answers, "database": "sqlite"})
-    with under_chaos(pair, tmp_path, replicas=2, lease=LEASE) as service:
+def test_an_effect_apart_from_its_completion_is_seen_twice(apart: Path) -> None:
+    control = EVERY["control-separate-finish"]
+    pair = replace(control, answers={**control.answers, "database": "sqlite"})
+    with under_chaos(pair, apart, replicas=2, lease=LEASE) as service:
         service.start()
         deadline = time.monotonic() + 120
         while not judge(service.effects.read(), Story(), LEASE).duplicated:

@@ -29,7 +29,7 @@ def copier(*arguments: str, cwd: Path, code: int = 0) -> str:
         capture_output=True,
         stdin=subprocess.DEVNULL,
         timeout=120,
-        env=os.environ,
+        env={**os.environ, "TMPDIR": os.environ["PYTEST_DEBUG_TEMPROOT"]},
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stderr

@@ -80,6 +80,7 @@ async def test_a_service_leaves_no_gaps_whatever_is_done_to_its_jobs(
         await asyncio.sleep(0.5)  # what is due by then will not run any more
         await scheduler.pause_job_async("nothing")
         service.runner.executors["asyncio"].slots = 10
+        service.runner._wake.set()
         await until(complete)
         await scheduler.resume_job_async("nothing")
         await until(complete)

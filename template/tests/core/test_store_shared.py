@@ -264,6 +264,7 @@ async def test_what_is_done_to_a_job_of_the_store_leaves_no_gaps(
         await asyncio.sleep(0.5)  # what is due by then will not run any more
         await scheduler.pause_job_async("often")
         service.runner.executors["asyncio"].slots = 10
+        service.runner._wake.set()
         before = await audit(database)
         await asyncio.sleep(0.5)
         await until(complete)
