@@ -300,9 +300,12 @@ def test_nearly_all_of_the_core_is_run(
     folder = fresh(**answers)
     run(folder, answers, "coverage", "run", "-m", *PYTEST, **environment)
     run(folder, answers, "coverage", "combine", "--quiet")
-    of_core = "--include=app/core/*"
-    run(folder, answers, "coverage", "report", of_core, "--fail-under=95", "-m")
-    run(folder, answers, "coverage", "json", "--quiet", of_core)
+    # A lock in memory has no lease to renew; upkeep.py takes git and Copier.
+    idle = "heartbeat" if answers["lock_backend"] == "memory" else "none"
+    omitted = f"--omit=app/core/upkeep.py,app/core/scheduling/{idle}.py"
+    of_core = ("--include=app/core/*", omitted)
+    run(folder, answers, "coverage", "report", *of_core, "--fail-under=95", "-m")
+    run(folder, answers, "coverage", "json", "--quiet", *of_core)
     totals = json.loads((folder / "coverage.json").read_text())["totals"]
     branches = totals["percent_branches_covered"]
     print(f"branches of app/core: {branches:.1f} %")
