@@ -15,6 +15,9 @@ JOBS = {"fast": (1, 0), "slow": (5, 2), "heavy": (5, 0)}
 DEATHS = ("kill", "freeze", "cut off")
 """Of one process, whose runs another one takes over."""
 
+_CLAIMING = 0.5
+"""Seconds after its time in which the claim of a fire may still be under way."""
+
 RESUMES = 1.0
 """Seconds after the return of a store within which claims must be made again."""
 
@@ -40,7 +43,7 @@ class Story:
     silences: list[tuple[float, float]] = field(default_factory=list)
     """When a server was away that only carries what was claimed, to a worker."""
     absences: list[tuple[float, float]] = field(default_factory=list)
-    """When every process was dead that could claim, or work."""
+    """When no replica was up: everybody had been killed."""
     promised: set[str] = field(default_factory=set)
     """Reminders that the service said it has."""
     asked: set[str] = field(default_factory=set)
@@ -84,7 +87,7 @@ def judge(notes: Sequence[Note], story: Story, lease: float) -> Verdict:
     verdict.lost += _not_made_up(done, absences, [*story.outages, *story.absences], lease)
     for name, due in fires(story):
         verdict.fires += 1
-        if _excused(due, outages, lease) or _absent(due, absences + before):
+        if _within(due, outages, RESUMES - lease) or _within(due, absences + before):
             verdict.excused += 1
             verdict.excused_ran += done[name, due] > 0
         elif not done[name, due]:
@@ -130,18 +133,13 @@ def _joined(outages: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
     return joined
 
 
-def _excused(due: float, outages: Iterable[tuple[float, float]], lease: float) -> bool:
-    """From half a second before: until then its claim may still have been under way."""
-    return any(down - 0.5 <= due <= up + RESUMES - lease for down, up in outages)
-
-
-def _absent(due: float, absences: Iterable[tuple[float, float]]) -> bool:
-    return any(down - 0.5 <= due <= up for down, up in absences)
+def _within(due: float, times: Iterable[tuple[float, float]], grace: float = 0) -> bool:
+    return any(down - _CLAIMING <= due <= up + grace for down, up in times)
 
 
 def _follows(up: float, died: float) -> bool:
     """Did everybody die before claims must have been made again?"""
-    return up - 0.5 <= died <= up + RESUMES
+    return up - _CLAIMING <= died <= up + RESUMES
 
 
 def _not_made_up(
@@ -159,7 +157,7 @@ def _not_made_up(
             continue
         for name, (step, offset) in JOBS.items():
             due = (up - offset) // step * step + offset
-            if step > 2 * lease and due >= down - 0.5 and not done[name, due]:
+            if step > 2 * lease and due >= down - _CLAIMING and not done[name, due]:
                 yield f"{name} of {due:.0f}, the newest of an absence"
 
 

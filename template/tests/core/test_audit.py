@@ -12,7 +12,7 @@ from app.core.scheduling.cursors import Cursors
 from app.core.schema import job_runs, job_schedules
 from app.settings import Settings
 from tests.core.fixtures import Declare, Scheduling
-from tests.core.waiting import outcomes, until
+from tests.core.waiting import outcomes, until, without_slots
 
 pytestmark = pytest.mark.anyio
 HOUR = 3_600_000_000
@@ -76,11 +76,8 @@ async def test_a_service_leaves_no_gaps_whatever_is_done_to_its_jobs(
 
         await outcomes(database, "nothing", 3)
         await until(complete)
-        service.runner.executors["asyncio"].slots = 0
-        await asyncio.sleep(0.5)  # what is due by then will not run any more
-        await scheduler.pause_job_async("nothing")
-        service.runner.executors["asyncio"].slots = 10
-        service.runner._wake.set()
+        async with without_slots(service):  # what is due by then will not run any more
+            await scheduler.pause_job_async("nothing")
         await until(complete)
         await scheduler.resume_job_async("nothing")
         await until(complete)

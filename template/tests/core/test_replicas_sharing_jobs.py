@@ -11,6 +11,7 @@ import pytest
 from apscheduler.jobstores.base import JobLookupError
 
 from app.core.scheduling import Job, interval, replica
+from app.core.scheduling.cursors import Cursors
 from app.core.stores import DefinitionChanged
 from app.core.stores.protocol import Changes
 from tests.core.fixtures import Scheduling
@@ -41,6 +42,10 @@ async def test_each_replica_asks_for_changes_within_each_second(
     assert min(after - before for before, after in pairwise(asked)) < 4 * replica.POLL
 
 
+async def none_left(cursors: Cursors) -> bool:
+    return await cursors.all() == {}
+
+
 async def test_a_job_that_is_removed_while_others_begin_its_cursor_leaves_none(
     scheduling: Scheduling, note: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,11 +66,21 @@ async def test_a_job_that_is_removed_while_others_begin_its_cursor_leaves_none(
         await first.scheduler.remove_job_async("hourly")
         removed.set()
         await until(lambda: asyncio.sleep(0, begun))
+        await until(lambda: none_left(cursors))
 
-        async def forgotten() -> bool:
-            return await cursors.all() == {}
 
-        await until(forgotten)
+async def test_a_job_that_another_version_reads_is_paused_by_this_one(
+    scheduling: Scheduling, note: Job
+) -> None:
+    async with scheduling() as service:
+        scheduler, definitions = service.scheduler, service.definitions
+        assert definitions
+        await scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
+        definition = await scheduler._shared.get("hourly")
+        await definitions.change(dataclasses.replace(definition, trigger={"type": "lunar"}))
+        assert await scheduler.pause_job_async("hourly") is None
+        assert (await scheduler._shared.get("hourly")).paused
+        assert "hourly" in scheduler.orphans
 
 
 async def test_a_cursor_that_somebody_deleted_is_begun_anew(
@@ -105,11 +120,7 @@ async def test_what_was_removed_while_the_store_was_away_leaves_no_cursor(
         await cursors.register({key: interval(hours=1).fingerprint})
         mirror._read_at -= 6 * 60_000_000
         monkeypatch.setattr(definitions, "changes", changes)
-
-        async def forgotten() -> bool:
-            return await cursors.all() == {}
-
-        await until(forgotten)
+        await until(lambda: none_left(cursors))
 
 
 async def test_a_change_on_one_replica_acts_on_all(

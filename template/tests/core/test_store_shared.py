@@ -24,7 +24,7 @@ from app.core.stores import Definition, DefinitionChanged, DefinitionStore
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Scheduling
-from tests.core.waiting import outcomes, runs, until
+from tests.core.waiting import outcomes, runs, until, without_slots
 
 pytestmark = pytest.mark.anyio
 Declare = Callable[..., Job]
@@ -260,11 +260,8 @@ async def test_what_is_done_to_a_job_of_the_store_leaves_no_gaps(
         await scheduler.add_job_async(note, "interval", seconds=0.1, id="often", kwargs=file)
         await outcomes(database, "often:", 3)
         await until(complete)
-        service.runner.executors["asyncio"].slots = 0
-        await asyncio.sleep(0.5)  # what is due by then will not run any more
-        await scheduler.pause_job_async("often")
-        service.runner.executors["asyncio"].slots = 10
-        service.runner._wake.set()
+        async with without_slots(service):  # what is due by then will not run any more
+            await scheduler.pause_job_async("often")
         before = await audit(database)
         await asyncio.sleep(0.5)
         await until(complete)

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Row, select
@@ -11,6 +12,7 @@ from app.core.database import Database
 from app.core.scheduling import interval
 from app.core.scheduling.triggers import Interval
 from app.core.schema import job_runs
+from app.core.service import Service
 
 
 def far_off(step: float = 3600) -> Interval:
@@ -67,3 +69,14 @@ async def outcomes(database: Database, job: str, count: int = 1, seconds: float 
 
     found: list[str] = await until(settled, seconds)
     return found
+
+
+@asynccontextmanager
+async def without_slots(service: Service) -> AsyncIterator[None]:
+    """Meanwhile no fire begins on the event loop; some are due when this begins."""
+    executor = service.runner.executors["asyncio"]
+    slots, executor.slots = executor.slots, 0
+    await asyncio.sleep(0.5)
+    yield
+    executor.slots = slots
+    service.runner._wake.set()

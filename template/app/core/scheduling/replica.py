@@ -137,8 +137,8 @@ class ReplicaScheduler(PassingScheduler):
     async def _read_shared(self) -> None:
         recurring = {**self._triggers, **(self._mirror.recurring() if self._mirror else {})}
         others, gone = (self._mirror.entries, self._mirror.gone) if self._mirror else ((), set())
-        sure = self._triggers if self.store_error else None
-        rows, effective = await self._schedules.read(recurring, others, gone, sure)
+        certain = self._triggers if self.store_error else recurring
+        rows, effective = await self._schedules.read(recurring, others, gone, certain)
         async for key in unhurried(self._triggers):
             if key in rows:
                 self._follow(key, effective.get(key), rows[key])

@@ -44,20 +44,20 @@ class Schedules:
         recurring: Mapping[str, Trigger],
         others: Container[str],
         gone: set[str],
-        sure: Container[str] | None,
+        certain: Mapping[str, Trigger],
     ) -> Reading:
         """Begin the cursors of new schedules, forget those that are `gone`; read all.
 
-        `others`: jobs that need none just now. `sure`: those that are there, if not all may be.
+        `others`: jobs that need none just now. `certain`: those of `recurring` that are there.
         """
-        known = {k: when for k, when in recurring.items() if sure is None or k in sure}
-        await self._register(known)
+        await self._register(certain)
         rows = await self._all()
-        for key in gone.intersection(rows):  # begun by whoever had not read that yet, us too
+        for key in rows.keys() & gone:  # begun by whoever had not read that yet, us too
             await self._cursors.forget(key)
             del rows[key]
         gone.clear()
-        self._registered = {key: f for key, f in self._registered.items() if key in rows}
+        for key in self._registered.keys() - rows.keys():  # somebody deleted it: begin it anew
+            del self._registered[key]
         ended = [row for row in rows.values() if row.paused_at is not None and not row.paused]
         for row in ended:  # a pause that has ended by itself: its time is not owed
             await self._cursors.resume(row.job, row)

@@ -10,7 +10,6 @@ from app.core.scheduling.apscheduler_ import not_found
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.declaration import Job, check_json
 from app.core.scheduling.mirror import MirrorStore
-from app.core.scheduling.translation import trigger_from_json
 from app.core.scheduling.triggers import Trigger, microseconds, only_fire_time
 from app.core.stores import Definition, DefinitionChanged
 
@@ -70,9 +69,9 @@ class SharedJobs:
         else:
             definition = await self.get(job_id)
             await self._change(definition, paused=True)
-            if definition.fire_time is None:  # else a poll under way might begin it later
-                schedule = trigger_from_json(dict(definition.trigger)).fingerprint
-                await self._cursors.register({definition.key: schedule})
+            held = self._mirror.find(job_id) if self._mirror else None
+            if held and definition.fire_time is None:  # a poll under way may begin it, unpaused
+                await self._cursors.register({definition.key: held.trigger.trigger.fingerprint})
             await self._cursors.pause(definition.key, by=by, reason=reason, until=None)
 
     async def resume(self, job_id: str) -> None:
