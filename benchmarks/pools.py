@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.figures import REPETITIONS, in_turn, plain, progress, ratio
 from benchmarks.rendered import measure, render, settings
-from benchmarks.serving import weight
+from benchmarks.serving import descendants, weight
 
 if TYPE_CHECKING:
     from app.core.executors import ExecutorBackend
@@ -42,15 +43,16 @@ async def main() -> None:
         await service.start()
         light, heavy = [], []
         for repetition in progress("pools", REPETITIONS + 1):
+            before = set(descendants(os.getpid()))
             pool = ProcesspoolExecutor(given, service.database)
             await asyncio.gather(*(run(pool, sleeping_job) for _ in range(2)))
-            ours = sum(weight(worker._process.pid) for worker in pool._all)
+            ours = sum(map(weight, set(descendants(os.getpid())) - before))
             await pool.close()
             theirs = await asyncio.to_thread(spawned)
             if repetition:
                 light.append(ours)
                 heavy.append(theirs)
-        plain("memory of two worker processes", light, "MB")
+        plain("memory of two worker processes, and of what they are forked off", light, "MB")
         plain("of two spawned by ProcessPoolExecutor, with the app imported", heavy, "MB")
         ratio("memory: ratio", light, heavy, 0.5)
 

@@ -16,7 +16,7 @@ let_go = threading.Event()
 
 def _note(file: str) -> None:
     with Path(file).open("a") as notes:
-        notes.write(f"{os.getpid()} {threading.current_thread().name}\n")
+        notes.write(f"{os.getpid()} {threading.current_thread().name} {os.getppid()}\n")
 
 
 @job()
@@ -106,8 +106,8 @@ def chatter(file: str) -> None:
 
 
 @job()
-def hold_lock(file: str, until: str) -> None:
-    with lock("shared"):
+def hold_lock(file: str, until: str, name: str = "shared") -> None:
+    with lock(name):
         _note(file)
         while not Path(until).exists():
             time.sleep(0.005)

@@ -1,9 +1,11 @@
 """Waiting for an outcome, with a generous time-out: the machines that run tests are shared."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Row, select
@@ -28,6 +30,16 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) ->
         await asyncio.sleep(pause)
         pause = min(pause * 1.2, 0.05)  # who waits long leaves the processor to what it waits for
     return value
+
+
+def is_alive(pid: int) -> bool:
+    """Is there such a process, and has it not ended?"""
+    state = Path(f"/proc/{pid}/stat")
+    try:
+        os.kill(pid, 0)
+        return not state.exists() or " Z " not in state.read_text()
+    except OSError:  # it is gone
+        return False
 
 
 async def runs(database: Database, job: str = "%") -> list[Row[Any]]:

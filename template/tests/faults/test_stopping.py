@@ -1,7 +1,6 @@
 """A service that is told to stop, or killed, in mid-run: nothing is lost, nothing stays behind."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from app.core.scheduling import audit
 from app.settings import Settings
 from tests.core.fixtures import Scheduling, environment
-from tests.core.waiting import runs, until
+from tests.core.waiting import is_alive, runs, until
 from tests.faults.stopping import JOBS
 
 pytestmark = pytest.mark.anyio
@@ -64,15 +63,6 @@ async def all_are_gone(pids: list[int]) -> None:
         return not any(map(is_alive, pids))
 
     await until(gone)
-
-
-def is_alive(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    try:
-        os.kill(pid, 0)
-        return not state.exists() or " Z " not in state.read_text()
-    except OSError:  # it is gone
-        return False
 
 
 @pytest.mark.parametrize("lease_seconds", [3])  # a busy machine stands still for half a second

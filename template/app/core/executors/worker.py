@@ -7,33 +7,31 @@ import asyncio
 import os
 import pickle
 import signal
-import struct
+import socket
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
-from typing import BinaryIO
 
 from app.core import database
 from app.core.executors.asyncio_ import run_coroutine
 from app.core.executors.protocol import Call, Ended, describe, unawaited
+from app.core.executors.wire import LENGTH, end
 from app.core.logging import configure_logging
 from app.core.scheduling import named_lock
 from app.core.wiring import database as chosen
 from app.core.wiring import lock
 from app.settings import Settings
 
-_LENGTH = struct.Struct("!I")
 
-
-def main(calls: int, answers_to: int) -> None:
-    """Serve the parent, over these two pipes, until it closes the first or is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+def main(number: int) -> None:
+    """Serve the service, over the socket of this number, until it closes that or is gone."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
         # Not SIG_IGN, which the programs that a job starts would inherit.
-        signal.signal(number, lambda *_: None)
+        signal.signal(stop, lambda *_: None)
     os.nice(10)
-    answers = os.fdopen(answers_to, "wb", buffering=0)
+    service = socket.socket(fileno=number)
     messages: SimpleQueue[bytes] = SimpleQueue()
-    source = os.fdopen(calls, "rb")
-    threading.Thread(target=_listen, args=(source, messages), daemon=True).start()
+    threading.Thread(target=_listen, args=(service, messages), daemon=True).start()
     settings: Settings = pickle.loads(messages.get())
     configure_logging(settings)
     opened = database.Database(settings, chosen.DIALECT)
@@ -42,8 +40,8 @@ def main(calls: int, answers_to: int) -> None:
     with asyncio.Runner() as loop:
         while True:
             message = messages.get()
-            _answer(answers, None)
-            _answer(answers, _run(message, settings, opened, loop))
+            _answer(service, None)
+            _answer(service, _run(message, settings, opened, loop))
 
 
 def _run(
@@ -60,13 +58,15 @@ def _run(
     return Ended("succeeded")
 
 
-def _listen(source: BinaryIO, messages: SimpleQueue[bytes]) -> None:
-    """Hand on the parent's messages. At its end, idle or in mid-run, this process ends too."""
-    while header := source.read(_LENGTH.size):
-        messages.put(source.read(_LENGTH.unpack(header)[0]))
-    os.killpg(0, signal.SIGKILL)  # and whatever a job has started
+def _listen(service: socket.socket, messages: SimpleQueue[bytes]) -> None:
+    """Hand on the service's messages. At their end, idle or in mid-run, this process ends too."""
+    with suppress(ConnectionError), service.makefile("rb") as source:
+        while header := source.read(LENGTH.size):
+            messages.put(source.read(LENGTH.unpack(header)[0]))
+    end(os.getpid())
 
 
-def _answer(answers: BinaryIO, message: object) -> None:
+def _answer(service: socket.socket, message: object) -> None:
     data = pickle.dumps(message)
-    answers.write(_LENGTH.pack(len(data)) + data)
+    with suppress(ConnectionError):  # then there is nobody to answer, and this process ends
+        service.sendall(LENGTH.pack(len(data)) + data)
