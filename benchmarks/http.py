@@ -80,7 +80,7 @@ def main() -> None:
         goals[busy + alone] = quiet + alone, 2
     late: dict[str, list[float]] = {kind: [] for kind in kinds}
     with settings() as given:
-        variables = {**urls(given), "ENVIRONMENT": "test", "MIGRATE_ON_START": "false"}
+        variables = {**urls(given), "MIGRATE_ON_START": "false"}
         for repetition in progress("latency", REPETITIONS // 2 + 2):
             for kind, (source, where) in kinds.items():
                 Path("app/jobs/measured.py").write_text(source)

@@ -76,7 +76,7 @@ def watch(given: Settings) -> tuple[float, float, list[float]]:
     """Memory in MB, seconds to the first answer, and how late what came due began."""
     file = Path("late")
     file.unlink(missing_ok=True)
-    with served(Path(), **urls(given), LATE=str(file.absolute()), ENVIRONMENT="test") as server:
+    with served(Path(), **urls(given), LATE=str(file.absolute())) as server:
         deadline = time.time() + 60
         while not file.exists() or len(file.read_text().splitlines()) < NEAR:
             assert time.time() < deadline, "what came due did not run"

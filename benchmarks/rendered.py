@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
     """For a process in a rendered service: nothing of the caller's settings, and these modules."""
     theirs = {"DATABASE_URL", "JOB_STORE_URL", "LOCK_URL", "BROKER_URL"}
     kept = {name: value for name, value in os.environ.items() if name not in theirs}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    return {**kept, "ENVIRONMENT": "test", "PYTHONPATH": str(ROOT)}
 
 
 @contextmanager

@@ -224,6 +224,8 @@ def _hermetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name, value in HERMETIC.items():
         patch.setenv(name, value)
     patch.setenv("COPIER_CACHE_DIR", str(tmp_path_factory.mktemp("copier")))
+    # What services have in common, in whichever environment, is checked once.
+    patch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.mktemp("mypy")))
     patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # quadruples every start of Python
     # One `git config` for each rendered file: three quarters of the time of a rendering.
     assert hasattr(copier._main.Worker, "_sync_git_index_executable_bit")

@@ -185,17 +185,9 @@ def test_the_other_answers_keep_it_formatted(render: Render, answers: Answers) -
     assert licensed == (answers["license"] != "none")
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """mypy's, shared by all variants: what they have in common is checked once."""
-    return tmp_path_factory.mktemp("mypy")
-
-
 @EACH
-def test_its_types_are_strict(
-    render: Render, tmp_path: Path, cache: Path, answers: Answers
-) -> None:
-    run(render(**answers), answers, "mypy", "--strict", "--cache-dir", str(cache), ".")
+def test_its_types_are_strict(render: Render, answers: Answers) -> None:
+    run(render(**answers), answers, "mypy", "--strict", ".")
 
 
 @pytest.fixture(scope="session")
