@@ -8,10 +8,11 @@ import logging
 import multiprocessing
 import os
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.figures import REPETITIONS, in_turn, plain, progress, ratio
 from benchmarks.rendered import measure, render, settings
@@ -41,20 +42,28 @@ async def main() -> None:
     with settings() as given:
         service = Service(given, {})
         await service.start()
-        light, heavy = [], []
+        light, heavy, first, later = [], [], [], []
         for repetition in progress("pools", REPETITIONS + 1):
             before = set(descendants(os.getpid()))
             pool = ProcesspoolExecutor(given, service.database)
+            began = await milliseconds(run(pool, plain_job))
             await asyncio.gather(*(run(pool, sleeping_job) for _ in range(2)))
             ours = sum(map(weight, set(descendants(os.getpid())) - before))
+            for worker in pool._all:
+                await worker.kill()
+            began_again = await milliseconds(run(pool, plain_job))
             await pool.close()
             theirs = await asyncio.to_thread(spawned)
             if repetition:
                 light.append(ours)
                 heavy.append(theirs)
+                first.append(began)
+                later.append(began_again)
         plain("memory of two worker processes, and of what they are forked off", light, "MB")
         plain("of two spawned by ProcessPoolExecutor, with the app imported", heavy, "MB")
         ratio("memory: ratio", light, heavy, 0.5)
+        plain("a function in the first worker process, its start included", first)
+        plain("the same where one was ended before", later)
 
         pool = ProcesspoolExecutor(given, service.database)
         works = {
@@ -75,6 +84,12 @@ async def run(pool: ExecutorBackend, job: Job) -> None:
     now = datetime.now(UTC)
     ended = await pool.execute(Call(job, job.id, (), {}, now, attempt=1, fence=1, run_id=1))
     assert ended.outcome == "succeeded", ended.error
+
+
+async def milliseconds(work: Coroutine[Any, Any, None]) -> float:
+    started = time.perf_counter()
+    await work
+    return (time.perf_counter() - started) * 1e3
 
 
 def spawned() -> float:

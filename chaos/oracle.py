@@ -55,6 +55,8 @@ class Verdict:
     reminders: int = 0
     excused: int = 0
     excused_ran: int = 0
+    caught_up: int = 0
+    """Fires that had to be, since they were the newest when everybody was away."""
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -84,7 +86,13 @@ def judge(notes: Sequence[Note], story: Story, lease: float) -> Verdict:
     outages, absences = _joined(story.outages), _joined(story.absences)
     # A fire that was due at the end of an outage may not have been claimed when everybody died.
     before = [(down, up) for down, up in outages if any(_follows(up, died) for died, _ in absences)]
-    verdict.lost += _not_made_up(done, absences, [*story.outages, *story.absences], lease)
+    newest = list(_newest(absences, [*story.outages, *story.absences], lease))
+    verdict.caught_up = len(newest)
+    verdict.lost += [
+        f"{name} of {due:.0f}, the newest of an absence"
+        for name, due in newest
+        if not done[name, due]
+    ]
     for name, due in fires(story):
         verdict.fires += 1
         if _within(due, outages, RESUMES - lease) or _within(due, absences + before):
@@ -142,13 +150,10 @@ def _follows(up: float, died: float) -> bool:
     return up - _CLAIMING <= died <= up + RESUMES
 
 
-def _not_made_up(
-    done: Mapping[tuple[str, float], int],
-    absences: Iterable[tuple[float, float]],
-    away: Iterable[tuple[float, float]],
-    lease: float,
-) -> Iterator[str]:
-    """The newest fire of each job in each absence must have run, if all went well after that.
+def _newest(
+    absences: Iterable[tuple[float, float]], away: Iterable[tuple[float, float]], lease: float
+) -> Iterator[tuple[str, float]]:
+    """The newest fire of each job in each absence, which must run if all went well after that.
 
     Not of one that is due so often that a newer one may have run before it is looked for.
     """
@@ -157,8 +162,8 @@ def _not_made_up(
             continue
         for name, (step, offset) in JOBS.items():
             due = (up - offset) // step * step + offset
-            if step > 2 * lease and due >= down - _CLAIMING and not done[name, due]:
-                yield f"{name} of {due:.0f}, the newest of an absence"
+            if step > 2 * lease and due >= down - _CLAIMING:
+                yield name, due
 
 
 def _takeovers(

@@ -92,6 +92,7 @@ def report(result: Result) -> str:
         f"  fire times   {verdict.fires}, and {verdict.reminders} reminders",
         f"  excused      {verdict.excused}, due while the store or all were away; of them ran"
         f" {verdict.excused_ran}",
+        f"  caught up    {verdict.caught_up} that were the newest while all were away had to run",
         f"  lost         {_listed(verdict.lost)}",
         f"  duplicated   {_listed(verdict.duplicated)}",
         f"  unexpected   {_listed(verdict.unexpected)}",

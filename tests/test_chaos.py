@@ -39,6 +39,7 @@ def test_who_comes_back_must_run_the_newest_of_what_was_due_meanwhile() -> None:
 
     assert verdict().clean
     assert verdict().excused == 7
+    assert verdict().caught_up == 2
     for fire in newest:
         assert len(verdict(fire).lost) == 1
     assert verdict(("fast", 108)).lost == ["fast of 108"]

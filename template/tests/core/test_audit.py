@@ -65,7 +65,7 @@ async def test_a_service_leaves_no_gaps_whatever_is_done_to_its_jobs(
     scheduling: Scheduling, declare: Declare, settings: Settings
 ) -> None:
     job = declare(nothing, interval(seconds=0.1), executor="asyncio")
-    brief = settings.model_copy(update={"lease_seconds": 0.2})
+    brief = settings.model_copy(update={"lease_seconds": 0.5})
     async with scheduling(job, settings=brief) as service:
         database, scheduler = service.database, service.scheduler
 

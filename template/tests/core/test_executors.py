@@ -4,10 +4,8 @@ import asyncio
 import functools
 import os
 import re
-import signal
 import threading
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from app.core.database import Database
-from app.core.executors import Call, Ended, asyncio_, processes
-from app.core.executors.processpool import ProcesspoolExecutor
+from app.core.executors import asyncio_
 from app.core.scheduling import Job, LockNotAcquired, lock, named_lock
 from app.core.schema import job_counters
 from app.core.service import Service
@@ -46,12 +42,6 @@ async def service(new_database: Callable[[], str], anyio_backend: str) -> AsyncI
     await service.start()
     yield service
     await service.stop()
-
-
-def noted(file: Path) -> tuple[int, int]:
-    """The process that wrote a note last, and the one above that."""
-    pid, _, above = file.read_text().splitlines()[-1].split()
-    return int(pid), int(above)
 
 
 async def add(service: Service, job: Job, executor: str, **kwargs: Any) -> str:
@@ -144,55 +134,6 @@ async def test_a_worker_that_died_while_idle_costs_no_run(service: Service, tmp_
         assert await outcomes(service.database, id) == ["succeeded"]
         if number == 0:
             os.kill(int(file.read_text().split()[0]), 9)
-
-
-async def test_workers_end_with_their_nursery_and_the_next_begin_in_another(
-    service: Service, tmp_path: Path
-) -> None:
-    file, begun = tmp_path / "note", tmp_path / "begun"
-    id = await add(service, sample_jobs.note, "processpool", file=str(file))
-    assert await outcomes(service.database, id) == ["succeeded"]
-    arguments = {"file": str(begun), "until": str(tmp_path / "never"), "name": "mine"}
-    id = await add(service, sample_jobs.hold_lock, "processpool", **arguments)
-    await until(lambda: asyncio.sleep(0, begun.exists() and begun.read_text()))
-    (idle, nursery), (busy, _) = noted(file), noted(begun)
-    os.kill(nursery, signal.SIGKILL)
-    assert await outcomes(service.database, id) == ["failed"]
-    assert "ended with exit code -9" in (await runs(service.database, id))[0].error
-    await until(lambda: asyncio.sleep(0, not any(map(is_alive, (nursery, idle, busy)))))
-    id = await add(service, sample_jobs.note, "processpool", file=str(file))
-    assert await outcomes(service.database, id) == ["succeeded"]
-    assert noted(file)[1] not in (nursery, os.getpid())
-
-
-async def test_where_libraries_take_to_no_fork_a_worker_is_a_new_interpreter(
-    settings: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(processes, "_FORKS", False)
-    executor = ProcesspoolExecutor(settings, database)
-    file = tmp_path / "note"
-    arguments = {"file": str(file)}
-    call = Call(sample_jobs.note, "note", (), arguments, datetime.now(UTC), 1, fence=1, run_id=1)
-    try:
-        assert await executor.execute(call) == await executor.execute(call) == Ended("succeeded")
-        worker, nursery = noted(file)
-        assert os.getpgid(worker) == worker
-        assert len(file.read_text().splitlines()) == 2
-    finally:
-        await executor.close()
-    assert not any(map(is_alive, (worker, nursery)))
-
-
-async def test_workers_that_cannot_start_fail_their_runs(
-    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(processes, "_BOOT", "raise SystemExit('{forks}')")
-    executor = ProcesspoolExecutor(settings, database)
-    call = Call(sample_jobs.fail, "fail", (), {}, datetime.now(UTC), 1, fence=1, run_id=1)
-    both = await asyncio.gather(executor.execute(call), executor.execute(call))
-    assert [ended.outcome for ended in both] == ["failed", "failed"]
-    assert all("could not start" in str(ended.error) for ended in both)
-    await executor.close()
 
 
 async def test_a_job_cannot_end_the_service_nor_forget_a_coroutine(service: Service) -> None:

@@ -249,7 +249,7 @@ async def test_what_this_version_cannot_read_is_counted_where_readiness_is_told(
 async def test_what_is_done_to_a_job_of_the_store_leaves_no_gaps(
     scheduling: Scheduling, settings: Settings, note: Job, tmp_path: Path
 ) -> None:
-    brief = settings.model_copy(update={"lease_seconds": 0.2})
+    brief = settings.model_copy(update={"lease_seconds": 0.5})
     file = {"file": str(tmp_path / "notes")}
     async with scheduling(settings=brief) as service:
         scheduler, database = service.scheduler, service.database
