@@ -195,6 +195,8 @@ MEASURED: dict[str, Callable[[Path], None]] = {
 def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     chosen = sys.argv[1:] or list(MEASURED)
+    if unknown := [name for name in chosen if name not in MEASURED]:
+        sys.exit(f"{', '.join(unknown)}: there is no such part; there are {', '.join(MEASURED)}")
     for name in chosen:
         with tempfile.TemporaryDirectory() as folder:
             print(f"\n{name.replace('_', ' ')}")
