@@ -19,12 +19,13 @@ from app.core import wiring
 from app.core.database import Database
 from app.core.health import ready
 from app.core.scheduling import Job, audit, date, interval, mirror
+from app.core.scheduling.cursors import Cursors
 from app.core.service import Service
 from app.core.stores import Definition, DefinitionChanged, DefinitionStore
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Scheduling
-from tests.core.waiting import outcomes, runs, until, without_slots
+from tests.core.waiting import far_off, outcomes, runs, until, without_slots
 
 pytestmark = pytest.mark.anyio
 Declare = Callable[..., Job]
@@ -244,6 +245,22 @@ async def test_what_this_version_cannot_read_is_counted_where_readiness_is_told(
         response = await ready(cast("Request", request))
     assert response.status_code == 200
     assert json.loads(bytes(response.body))["orphans"] == 1
+
+
+async def test_a_paused_job_with_a_schedule_that_this_version_cannot_read_is_named_once(
+    scheduling: Scheduling, settings: Settings, note: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scheduling(settings=settings.model_copy(update={"lease_seconds": 0.5})) as service:
+        cursors = Cursors(service.database, "")
+        await service.scheduler.add_job_async(note, far_off(), id="far", kwargs={"file": ""})
+        await until(cursors.all)
+        await service.scheduler.pause_job_async("far")
+        (key,) = await cursors.all()
+        await cursors.reschedule(key, '{"type": "lunar"}')
+        told = f"{key}: what it owes cannot be told"
+        await until(lambda: asyncio.sleep(0, told in caplog.text))
+        await asyncio.sleep(0.5)
+        assert caplog.text.count(told) == 1
 
 
 async def test_what_is_done_to_a_job_of_the_store_leaves_no_gaps(

@@ -70,7 +70,8 @@ class Audit:
 async def audit(database: Database, orphans: Container[str] = frozenset()) -> dict[str, Audit]:
     """Every recurring job's fires since its schedule began, or was resumed, by its cursor's key.
 
-    Not of the scheduler's `orphans`: no version that runs accounts for them.
+    Not of the scheduler's `orphans`, nor of what goes by a schedule that this version cannot read:
+    no version that runs accounts for them.
 
     Within RETENTION_DAYS, and until a lease ago: before that a fire may not be claimed yet. A fire
     that is still owed is a gap until it is caught up. Each instant is looked at, in a thread.
@@ -80,11 +81,14 @@ async def audit(database: Database, orphans: Container[str] = frozenset()) -> di
     for job, cursor in (await cursors.all()).items():
         if job in orphans:
             continue
+        try:
+            trigger = schedule_of(cursor)
+        except ValueError:
+            continue
         now = cursor.paused_at if cursor.paused else cursor.now
         until = now - int(settings.lease_seconds * 1e6)
         kept = cursor.now - int(settings.retention_days * 86_400e6) + _EARLIEST
         after = max(cursor.since, kept)
-        trigger = schedule_of(cursor)
         recorded = await cursors.recorded(job, after, until)
         found[job] = await asyncio.to_thread(_compare, trigger, after, until, recorded)
     return found

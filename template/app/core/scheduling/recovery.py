@@ -47,6 +47,7 @@ class Recovery:
         self._one_account = asyncio.Lock()
         self._accounted = float("-inf")
         self._left = set[int]()
+        self._unclear = set[str]()
 
     def start(self, every: float) -> None:
         """Take over each so many seconds, apart from all that may take longer."""
@@ -156,10 +157,13 @@ class Recovery:
                         await self._account(entry, effective[key], cursor, asked.get(key))
                     elif self._is_abandoned(cursor):
                         await self._cursors.register({key: own[key].fingerprint})
+                self._unclear.discard(key)
             except AWAY:
                 raise
             except Exception:  # a trigger's own: it must not keep the others from theirs
-                _log.exception("%s: what it owes could not be told", key)
+                if key not in self._unclear:
+                    _log.exception("%s: what it owes cannot be told", key)
+                self._unclear.add(key)
 
     def _is_abandoned(self, cursor: Row[Any]) -> bool:
         """Has nobody accounted for what has long been due by the schedule that it is of?"""
