@@ -24,7 +24,7 @@ def far_off(step: float = 3600) -> Interval:
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) -> Any:
     """The first true value that the condition gives."""
-    deadline, pause = time.monotonic() + seconds, 0.005
+    deadline, pause = time.monotonic() + seconds, 0.02
     while not (value := await condition()):
         assert time.monotonic() < deadline, f"not so within {seconds} s; last: {value!r}"
         await asyncio.sleep(pause)
