@@ -33,13 +33,16 @@ class Changes(NamedTuple):
     version: int
     definitions: Sequence[Definition]
     unreadable: Sequence[str]
-    """Entries of which this version can make nothing: left alone, and shown."""
+    """Entries of which this version can make nothing: left alone, and shown. May be told again."""
     epoch: str = ""
-    """Another one: the store has lost what it had, and read it all again."""
+    """Another one: the store has lost what it had, and all is read again."""
 
 
 class DefinitionStore(Protocol):
-    """Definitions, shared by all replicas. Versions grow in the order of the commits."""
+    """Definitions, shared by all replicas. Versions grow in the order of the commits.
+
+    A store that is away raises one of `app.core.database.AWAY`: it is asked again.
+    """
 
     async def changes(self, version: int, seen: int, horizon: int) -> Changes:
         """What changed after `version`, and one-off jobs due after `seen` and up to `horizon`.
@@ -48,7 +51,10 @@ class DefinitionStore(Protocol):
         """
 
     async def add(self, definition: Definition, *, replace: bool) -> Definition:
-        """Raises `DefinitionChanged` if the id exists and is not to be replaced."""
+        """With a generation that this id never had, not even before it was removed.
+
+        Raises `DefinitionChanged` if the id exists and is not to be replaced.
+        """
 
     async def change(self, definition: Definition) -> Definition:
         """Write it if it still has the version given. Raises `DefinitionChanged`."""
@@ -56,7 +62,7 @@ class DefinitionStore(Protocol):
     async def get(self, id: str) -> Definition | None: ...
 
     async def purge(self, version: int) -> None:
-        """Forget the definitions that were removed up to this version."""
+        """Forget the definitions that were removed up to this version; at any time."""
 
     async def close(self) -> None: ...
 
