@@ -250,7 +250,7 @@ async def test_what_this_version_cannot_read_is_counted_where_readiness_is_told(
 async def test_a_paused_job_with_a_schedule_that_this_version_cannot_read_is_named_once(
     scheduling: Scheduling, settings: Settings, note: Job, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with scheduling(settings=settings.model_copy(update={"lease_seconds": 0.5})) as service:
+    async with scheduling(settings=settings.model_copy(update={"lease_seconds": 1})) as service:
         cursors = Cursors(service.database, "")
         await service.scheduler.add_job_async(note, far_off(), id="far", kwargs={"file": ""})
         await until(cursors.all)
