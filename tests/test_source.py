@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined, meta
 
 from tests.conftest import Render, manifest, strings
 from tests.owner import is_yours
+from tests.test_variants import PYTEST
 from tests.variants import CONFIG, DOMAINS, QUESTIONS, ROOT, TEXTS
 from tools.siblings import SIBLINGS
 
@@ -59,9 +60,8 @@ def test_the_default_suite_runs_where_the_source_stands(render: Render) -> None:
     # The tests of the backends that are not the default's are left out, as in a rendering.
     every = {path.relative_to(TEMPLATE) for path in TEMPLATE.glob("tests/**/test_*.py")}
     others = sorted(path for path in every if not (render() / path).exists())
-    command = ("pytest", "-q", "-p", "no:copie", "-p", "no:xdist", "-p", "no:cacheprovider")
-    run(*command, "--collect-only", *(f"--ignore={path}" for path in others), cwd=TEMPLATE)
-    run(*command, "--ignore=tests/core", "--ignore=tests/faults", "tests", cwd=TEMPLATE)
+    run(*PYTEST, "--collect-only", *(f"--ignore={path}" for path in others), cwd=TEMPLATE)
+    run(*PYTEST, "--ignore=tests/core", "--ignore=tests/faults", "tests", cwd=TEMPLATE)
 
 
 @pytest.mark.parametrize("name", SIBLINGS)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from sqlalchemy import make_url
 
 from app.core.executors import worker
-from app.core.executors.wire import BORN, NEWS, ORDER, end
+from app.core.executors.wire import BORN, NEWS, ORDER, end, heed_no_signals
 from app.core.wiring import database
 
 _SPAWNED = "import sys; from app.core.executors.worker import main; main(int(sys.argv[1]))"
@@ -28,8 +28,7 @@ def main(number: int, forks: bool) -> None:
 
     `forks`: else each worker is a new interpreter, where libraries do not take to a fork.
     """
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: None)
+    heed_no_signals()
     for driver in (database.DIALECT.sync_driver, database.DIALECT.async_driver):
         make_url(f"{driver}://").get_dialect().import_dbapi()
     control = socket.socket(fileno=number)
@@ -40,29 +39,32 @@ def main(number: int, forks: bool) -> None:
     gc.freeze()  # what is there by now stays, and no collection writes to its pages
     alive: set[int] = set()
     try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(control, selectors.EVENT_READ)
-            selector.register(deaths, selectors.EVENT_READ)
-            while True:
-                ready = {key.fileobj for key, _ in selector.select()}
-                if deaths in ready:
-                    deaths.recv(4096)
-                    for pid, code in _dead(alive):
-                        control.send(NEWS.pack(pid, code))
-                if control in ready:
-                    order, numbers, _, _ = socket.recv_fds(control, len(ORDER), 1)
-                    if not order:
-                        return
-                    pid = _fork(numbers[0], control) if forks else _spawn(numbers[0])
-                    os.close(numbers[0])
-                    alive.add(pid)
-                    control.send(NEWS.pack(pid, BORN))
-    except ConnectionError:
-        return  # the service is gone
+        with suppress(ConnectionError):  # the service is gone
+            _serve(control, deaths, alive, forks)
     finally:
         for pid in alive:
             end(pid)
             os.waitpid(pid, 0)
+
+
+def _serve(control: socket.socket, deaths: socket.socket, alive: set[int], forks: bool) -> None:
+    selector = selectors.DefaultSelector()
+    selector.register(control, selectors.EVENT_READ)
+    selector.register(deaths, selectors.EVENT_READ)
+    while True:
+        ready = {key.fileobj for key, _ in selector.select()}
+        if deaths in ready:
+            deaths.recv(4096)
+            for pid, code in _dead(alive):
+                control.send(NEWS.pack(pid, code))
+        if control in ready:
+            order, numbers, _, _ = socket.recv_fds(control, len(ORDER), 1)
+            if not order:
+                return
+            pid = _fork(numbers[0], control) if forks else _spawn(numbers[0])
+            os.close(numbers[0])
+            alive.add(pid)
+            control.send(NEWS.pack(pid, BORN))
 
 
 def _dead(alive: set[int]) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,13 @@ ORDER = b"."
 """What the nursery is told, with a socket: a worker for the other end of it."""
 
 
+def heed_no_signals() -> None:
+    """Ctrl-C and SIGTERM are for the service, which decides about what it has started."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Not SIG_IGN, which the programs that a job starts would inherit.
+        signal.signal(number, lambda *_: None)
+
+
 def end(pid: int) -> None:
     """Kill a worker, if it lives, and all that it has started."""
     with suppress(ProcessLookupError):

@@ -6,7 +6,6 @@ It imports the jobs and little else, and keeps one event loop and one engine for
 import asyncio
 import os
 import pickle
-import signal
 import socket
 import threading
 from contextlib import suppress
@@ -15,7 +14,7 @@ from queue import SimpleQueue
 from app.core import database
 from app.core.executors.asyncio_ import run_coroutine
 from app.core.executors.protocol import Call, Ended, describe, unawaited
-from app.core.executors.wire import LENGTH, end
+from app.core.executors.wire import LENGTH, end, heed_no_signals
 from app.core.logging import configure_logging
 from app.core.scheduling import named_lock
 from app.core.wiring import database as chosen
@@ -25,9 +24,7 @@ from app.settings import Settings
 
 def main(number: int) -> None:
     """Serve the service, over the socket of this number, until it closes that or is gone."""
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        # Not SIG_IGN, which the programs that a job starts would inherit.
-        signal.signal(stop, lambda *_: None)
+    heed_no_signals()
     os.nice(10)
     service = socket.socket(fileno=number)
     messages: SimpleQueue[bytes] = SimpleQueue()
