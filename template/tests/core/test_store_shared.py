@@ -272,7 +272,8 @@ async def test_what_is_done_to_a_job_of_the_store_leaves_no_gaps(
         scheduler, database = service.scheduler, service.database
 
         async def complete() -> bool:
-            return all(job.expected and not job.gaps for job in (await audit(database)).values())
+            found = (await audit(database)).values()  # of nothing before the cursor has begun
+            return any(job.expected for job in found) and not any(job.gaps for job in found)
 
         await scheduler.add_job_async(note, "interval", seconds=0.1, id="often", kwargs=file)
         await outcomes(database, "often:", 3)
@@ -299,7 +300,6 @@ async def test_what_is_done_to_a_job_of_the_store_leaves_no_gaps(
         await scheduler.reschedule_job_async("often", trigger="interval", seconds=0.1)
         await outcomes(database, "often:", len(await runs(database, "often:")) + 2)
         await until(complete)
-        assert await audit(database)
 
 
 async def test_of_many_who_change_a_job_at_once_one_wins(
