@@ -58,7 +58,7 @@ async def test_a_job_that_is_removed_while_others_begin_its_cursor_leaves_none(
             read.set()
             await removed.wait()
             await register(fingerprints)
-            begun.extend(await cursors.all())
+            begun.extend(fingerprints)
 
         monkeypatch.setattr(cursors, "register", begin)
         await first.scheduler.add_job_async(note, "interval", hours=1, id="hourly", args=["x"])
