@@ -87,10 +87,15 @@ class Database:
         engine, asked = self._of_loop(self._own), monotonic()
         if alone:
             engine = engine.execution_options(**self.dialect.alone)
-        async with asyncio.timeout(_TIMEOUT * 2), engine.begin() as connection:
-            if monotonic() - asked > _BUSY and self.dialect.longest_write(1) is not None:
+        try:
+            async with asyncio.timeout(_TIMEOUT * 2), engine.begin() as connection:
+                if monotonic() - asked > _BUSY and self.dialect.longest_write(1) is not None:
+                    self.busy_at = monotonic()
+                yield connection
+        except OperationalError as error:
+            if is_busy(error):
                 self.busy_at = monotonic()
-            yield connection
+            raise
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:

@@ -86,6 +86,7 @@ class Service:
                     raise
                 self.starting = str(error)
             except Exception as error:
+                await self._claiming.aclose()
                 if not self._tried.is_set():
                     raise
                 self.starting = f"an error, in the log: {error!r}"

@@ -1,7 +1,9 @@
 """Tasks that end for certain, and work that does not hold the event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from time import perf_counter
 from typing import Any, TypeVar
@@ -43,3 +45,17 @@ async def end_between(lock: asyncio.Lock, *tasks: asyncio.Task[Any] | None) -> N
         async with asyncio.timeout(_PATIENCE / 2), lock:
             await end(*tasks)
     await end(*tasks)
+
+
+def apart(function: Callable[[], T]) -> Future[T]:
+    """In a thread of its own: a call to a server that is frozen returns when that thaws."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(function())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="apart", daemon=True).start()
+    return answer

@@ -42,11 +42,15 @@ def row(time: int, **more: object) -> dict[str, object]:
 async def test_each_fire_is_counted_and_what_is_not_recorded_is_a_gap(database: Database) -> None:
     newest = await hourly(database, 10)
     assert await audit(database) == {"job": Audit(expected=10, recorded=0, gaps=10)}
+    assert not await Cursors(database, "a").resume("job")  # it is not paused, and owes them still
+    assert await audit(database) == {"job": Audit(expected=10, recorded=0, gaps=10)}
     async with database.writing() as connection:
         for back in (0, 1, 6):
             await connection.execute(insert(job_runs).values(row(newest - back * HOUR)))
         missed = row(newest - 2 * HOUR, first_fire_time=newest - 5 * HOUR, fires=4)
         await connection.execute(insert(job_runs).values(missed))
+        within = row(newest - 3 * HOUR)  # it was claimed in the very moment
+        await connection.execute(insert(job_runs).values(within))
     assert await audit(database) == {"job": Audit(expected=10, recorded=7, gaps=3)}
     async with database.writing() as connection:
         more = row(newest - 7 * HOUR, first_fire_time=newest - 20 * HOUR, fires=14)

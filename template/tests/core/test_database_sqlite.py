@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from app.core.app import create_app
 from app.core.database import Database
@@ -141,3 +143,16 @@ async def test_a_statement_that_is_cut_off_at_any_moment_leaves_nothing_open(
             break
     assert any(task.cancelled() for task in held)
     assert not all(task.cancelled() for task in held)
+
+
+@pytest.mark.anyio
+async def test_who_was_refused_because_somebody_writes_notes_that(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sqlite.DIALECT.options
+    monkeypatch.setattr(sqlite.DIALECT, "options", lambda url, timeout: whole(url, 0.2))
+    with database.engine.begin():
+        with pytest.raises(OperationalError, match="database is locked"):
+            async with database.writing():
+                pass
+        assert time.monotonic() - database.busy_at < 60

@@ -1,17 +1,23 @@
 """The ledger's answers: who may run what."""
 
 import asyncio
+from collections.abc import Sequence
+from math import inf
+from time import monotonic
+from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Row, select, update
 
 from app.core import wiring
 from app.core.database import Database
 from app.core.scheduling.answers import Early, Fire, Paused, Refused, Stale, Taken, Won
+from app.core.scheduling.claims import Asked
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_runs
 from app.settings import Settings
+from tests.core.fixtures import time_goes_by
 from tests.core.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +31,12 @@ def leased(database: Database, replica: str, lease: float) -> Ledger:
     )
     chosen = wiring.lock.ledger(settings, database, replica)
     return chosen if chosen.lease else Ledger(database, replica, lease, window=3600)
+
+
+@pytest.fixture(autouse=True)
+def _never_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is not somebody who writes."""
+    monkeypatch.setattr("app.core.database._BUSY", inf)
 
 
 @pytest.fixture
@@ -41,6 +53,27 @@ async def now(ledger: Ledger) -> int:
     async with ledger.database.reading() as connection:
         statement = select(wiring.database.DIALECT.now())
         return int((await connection.execute(statement)).scalar_one())
+
+
+async def test_what_was_won_is_told_whatever_becomes_of_the_others(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, at = ledger._look, await now(ledger)
+
+    async def look(asked: Asked) -> Sequence[Row[Any]]:
+        if len(asked) < 3:  # those that another one was faster with
+            raise OSError("the session has ended")
+        return await whole(asked)
+
+    monkeypatch.setattr(ledger, "_look", look)
+    fires = [Fire("a", at, "a"), Fire("b", at, "b"), Fire("a", at + 1, "a")]
+    first, second, overlapping = await ledger.claim(fires)
+    assert isinstance(first, Won)
+    assert isinstance(second, Won)
+    assert isinstance(overlapping, Early)
+    assert {first.fence, second.fence} == await ledger.beat([first.fence, second.fence])
+    monkeypatch.undo()
+    assert await ledger.claim(fires[2:]) == [Refused("skipped")]
 
 
 async def test_a_fire_is_won_once(ledger: Ledger, other: Ledger) -> None:
@@ -195,3 +228,38 @@ async def test_what_waited_for_workers_is_run_where_there_are_none_any_more(
     assert taken
     assert (taken.attempt, taken.fence > sent.fence) == (1, True)
     assert await other.finish(taken.fence, "succeeded", attempt=1) == "succeeded"
+
+
+async def test_who_could_not_write_because_nobody_could_keeps_the_run(
+    ledger: Ledger, other: Ledger, database: Database, settings: Settings
+) -> None:
+    """A claim of its job's next fire takes it for dead as little as who looks for the dead."""
+    at = await now(ledger)
+    (won,) = await ledger.claim([Fire("job", at, "job")])
+    assert isinstance(won, Won)
+    time_goes_by(settings, database, 31)
+    (row,) = await other.expired()
+    database.busy_at = monotonic()
+    following = [Fire("job", at + 1, "job"), Fire("another", at, "another")]
+    early, free = await other.claim(following)
+    assert isinstance(early, Early)
+    assert isinstance(free, Won)
+    assert await other.take_over(row, "job", []) is None
+    assert not await other.give_up(won.fence, "its process died")
+    assert await ledger.beat([won.fence]) == {won.fence}
+    assert await other.claim(following[:1]) == [Refused("skipped")]
+
+
+async def test_a_replica_does_not_take_itself_for_dead(
+    ledger: Ledger, other: Ledger, database: Database, settings: Settings
+) -> None:
+    at = await now(ledger)
+    (won,) = await ledger.claim([Fire("job", at, "job")])
+    assert isinstance(won, Won)
+    time_goes_by(settings, database, 31)
+    assert await ledger.claim([Fire("job", at + 1, "job")]) == [Refused("skipped")]
+    assert await ledger.beat([won.fence]) == {won.fence}
+    time_goes_by(settings, database, 31)
+    (again,) = await other.claim([Fire("job", at + 2, "job")])
+    assert isinstance(again, Won)
+    assert await ledger.beat([won.fence]) == set()

@@ -1,7 +1,9 @@
 """The memory lock: one process schedules, and knows that it is the only one."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from app.core.databases import AlreadyScheduling
 from app.core.locks import memory
 from app.core.scheduling import Job, interval
 from app.core.scheduling.answers import Fire
+from app.core.scheduling.ledger import Ledger
 from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core import sample_jobs
@@ -75,6 +78,46 @@ async def test_no_claims_are_made_while_another_process_may_make_them(
         alone = True
         await until(lambda: asyncio.sleep(0, not ledger.suspended))
         await outcomes(service.database, "note")
+
+
+async def test_a_database_that_is_frozen_keeps_nobody_from_stopping(
+    scheduling: Scheduling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "WATCH", 0.05)
+    monkeypatch.setattr(memory, "PATIENCE", 0.2)
+    thawed, whole = threading.Event(), memory._enter
+
+    def enter(ledger: Ledger, guard: ExitStack) -> Callable[[], bool]:
+        whole(ledger, guard)
+        guard.callback(thawed.wait)
+        return thawed.wait
+
+    monkeypatch.setattr(memory, "_enter", enter)
+    try:
+        async with asyncio.timeout(60), scheduling() as service:
+            await until(lambda: asyncio.sleep(0, service.ledger.suspended))
+    finally:
+        thawed.set()
+
+
+async def test_whom_another_process_relieved_runs_what_that_left(
+    scheduling: Scheduling, noting: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scheduling(noting) as service:
+        monkeypatch.setattr(memory, "WATCH", 0.05)
+        await outcomes(service.database, "note")
+        (first, *_) = await runs(service.database, "note")
+        left = {"outcome": None, "lease_until": 2**62, "replica": "another"}
+        async with service.database.writing() as connection:
+            row = job_runs.c.id == first.id
+            await connection.execute(update(job_runs).where(row).values(**left))
+        service.ledger.suspended = True
+
+        async def again() -> bool:
+            (row, *_) = await runs(service.database, "note")
+            return (row.attempt, row.outcome) == (2, "succeeded")
+
+        await until(again)
 
 
 async def test_a_lease_never_ends_and_the_next_process_runs_what_was_left(

@@ -382,7 +382,9 @@ async def test_only_one_of_several_replicas_sends_again(
         (row,) = await queue.overdue()
         message = {"key": id, "job": "brief", "kwargs": {}, "fire_time": row.fire_time}
         sent = await asyncio.gather(*(queue.send_again(row, message) for _ in range(4)))
-        assert len([one for one in sent if one]) <= 1
+        (row,) = await runs(here.database, id)
+        assert row.sent == 2
+        assert len([one for one in sent if one]) <= 1  # its own replica may have been faster
 
 
 async def test_what_a_worker_does_not_know_is_refused_when_it_is_added(

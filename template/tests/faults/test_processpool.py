@@ -42,9 +42,11 @@ def noted(file: Path) -> tuple[int, int]:
     return int(pid), int(above)
 
 
-async def test_workers_end_with_what_they_are_forked_off_and_the_next_begin_anew(
-    executor: ProcesspoolExecutor, tmp_path: Path
+@pytest.mark.parametrize("forks", [True, False])
+async def test_workers_end_with_their_nursery_and_the_next_begin_anew(
+    executor: ProcesspoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
 ) -> None:
+    monkeypatch.setattr(processes, "_FORKS", forks)
     file, begun, never = tmp_path / "note", tmp_path / "begun", str(tmp_path / "never")
     hold = [call(sample_jobs.hold_lock, file=str(begun), until=never, name=n) for n in "ab"]
     runs = [asyncio.create_task(executor.execute(each)) for each in hold]

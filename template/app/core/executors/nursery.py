@@ -32,6 +32,7 @@ def main(number: int, forks: bool) -> None:
     for driver in (database.DIALECT.sync_driver, database.DIALECT.async_driver):
         make_url(f"{driver}://").get_dialect().import_dbapi()
     control = socket.socket(fileno=number)
+    control.set_inheritable(False)  # where a worker had it, too, nobody would hear of our end
     deaths, told = socket.socketpair()
     told.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -9,18 +9,22 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from app.core.database import Database
 from app.core.databases import AlreadyScheduling
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.named_lock import NamedLocks
 from app.core.settings import ServiceSettings
-from app.core.tasks import end
+from app.core.tasks import apart, end
 
 _log = logging.getLogger(__name__)
 WATCH = 1.0
+PATIENCE = 3.0
+T = TypeVar("T")
 
 
 class LockSettings(ServiceSettings):
@@ -39,34 +43,69 @@ async def claiming(ledger: Ledger) -> AsyncIterator[None]:
 
     What an earlier process left running is free at once: nobody else can be running it.
     """
-    guard = ExitStack()
+    guard = _Guard(ledger)
     try:
-        alone = await asyncio.to_thread(_enter, ledger, guard)
-        await ledger.disown_all()
+        await guard.enter()
         await ledger.raise_fences()
-        watching = asyncio.create_task(_stay_alone(ledger, guard, alone), name="only-scheduler")
+        watching = asyncio.create_task(_stay_alone(ledger, guard), name="only-scheduler")
         try:
             yield
         finally:
             await end(watching)
     finally:
-        await asyncio.to_thread(guard.close)
+        await guard.leave()
 
 
-async def _stay_alone(ledger: Ledger, guard: ExitStack, alone: Callable[[], bool]) -> None:
+async def _stay_alone(ledger: Ledger, guard: "_Guard") -> None:
     """Make no claims while it is not certain that nobody else does."""
     while True:
         await asyncio.sleep(WATCH)
-        if not ledger.suspended and await asyncio.to_thread(alone):
+        if not ledger.suspended and await guard.holds():
             continue
         ledger.suspended = True
         _log.error("no longer sure to be the only scheduling process; claims wait until it is")
         try:
-            await asyncio.to_thread(guard.close)
-            alone = await asyncio.to_thread(_enter, ledger, guard)
+            await guard.leave()
+            await guard.enter()
             ledger.suspended = False
         except Exception as error:
             _log.error("still not the only scheduling process: %s", error)
+
+
+class _Guard:
+    """Keeps other processes from scheduling; who waits for a frozen server waits for so long."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._stack = ExitStack()
+        self._alone: Callable[[], bool] = lambda: False
+
+    async def enter(self) -> None:
+        stack = ExitStack()
+        asked = apart(lambda: _enter(self._ledger, stack))
+        try:
+            self._alone = await _answer(asked)
+        except BaseException:  # it may yet be let in
+            asked.add_done_callback(lambda _: apart(stack.close))
+            raise
+        self._stack = stack
+        await self._ledger.disown_others()
+
+    async def holds(self) -> bool:
+        try:
+            return await _answer(apart(self._alone))
+        except TimeoutError:
+            return False
+
+    async def leave(self) -> None:
+        stack, self._stack = self._stack, ExitStack()
+        with suppress(TimeoutError):
+            await _answer(apart(stack.close))
+
+
+async def _answer(asked: Future[T]) -> T:
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.shield(asyncio.wrap_future(asked))
 
 
 def _enter(ledger: Ledger, guard: ExitStack) -> Callable[[], bool]:

@@ -95,7 +95,11 @@ class RedisLedger(Ledger):
         """Write what was won in Redis into the ledger, whose word counts."""
         fresh = {p: (fire, None) for p, fire in elected.items() if fire.time > now - self.patience}
         answers = await self._record(fresh) if fresh else {}
-        answers |= await super()._answer({p: f for p, f in elected.items() if p not in answers})
+        others = {p: fire for p, fire in elected.items() if p not in answers}
+        try:
+            answers |= await super()._answer(others)
+        except Exception as error:
+            answers = self._again(others, answers, error)
         free: list[tuple[str, int, str]] = []
         for position, fire in elected.items():
             assert fire.fence is not None

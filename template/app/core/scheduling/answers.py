@@ -54,7 +54,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Early:
-    """By the store's clock it is not due for so many seconds."""
+    """Ask again after so many seconds: by the store's clock it is not due, or nobody knows yet."""
 
     seconds: float
 

@@ -1,7 +1,10 @@
 """Claims: of all replicas, one gets to run a fire. One row of the ledger for each."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
+from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
@@ -9,14 +12,12 @@ from sqlalchemy import (
     Row,
     Select,
     Subquery,
-    and_,
     case,
     exists,
     literal,
     null,
     or_,
     select,
-    update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
@@ -35,10 +36,12 @@ from app.core.scheduling.answers import (
     Won,
 )
 from app.core.scheduling.batch import COLUMNS, as_json
-from app.core.scheduling.statements import EARLY, is_paused, looking, plainly_free
+from app.core.scheduling.statements import EARLY, freeing, is_paused, looking, plainly_free
 from app.core.schema import job_runs, job_schedules
 
+_log = logging.getLogger(__name__)
 _ROUNDS = 5
+_PAUSE = 0.5
 _run = job_runs.c
 Asked = dict[int, Fire]
 Outbox = Callable[[AsyncConnection, Sequence[Message]], Awaitable[None]]
@@ -85,41 +88,62 @@ class Claims:
 
     async def _answer(self, asked: Asked) -> dict[int, Claim]:
         answers: dict[int, Claim] = {}
-        for _ in range(_ROUNDS):
-            if not asked:
-                return answers
-            rows = await self._look(asked)
-            holders = [row for row in rows if row.fence is not None and row.id is None]
-            alive = await self._alive(holders) if holders else set()
-            # What waits for a worker has no holder yet who could die.
-            alive |= {row.fence for row in holders if row.sent is not None}
-            inserts: dict[int, tuple[Fire, Outcome | None]] = {}
-            corpses: set[int] = set()
-            for row in rows:
-                fire = asked[row.position]
-                if row.won is not None:
-                    answers[row.position] = Won(row.won, row.won_id)
-                elif row.id is not None:
-                    answers[row.position] = Taken(settled=row.outcome is not None)
-                elif row.accounted:  # missed, in a stretch of them; or before the job's time
-                    answers[row.position] = Taken(settled=True)
-                elif fire.time > row.now + EARLY:
-                    answers[row.position] = Early((fire.time - row.now) / 1e6)
-                elif row.paused:
-                    answers[row.position] = Paused()
-                elif not fire.late and fire.time < row.now - self.patience:
-                    answers[row.position] = Stale()
-                elif fire.time < row.now - self.window:
-                    inserts[row.position] = fire, "missed"
-                elif row.fence in alive:
-                    inserts[row.position] = fire, "skipped"
-                else:
-                    inserts[row.position] = fire, None
-                    corpses.update({row.fence} - {None})
-            answers.update(await self._record(inserts, corpses) if inserts else {})
-            # Who lost the race in between looks again: it is taken now, or overlaps.
-            asked = {p: fire for p, fire in asked.items() if p not in answers}
-        raise RuntimeError(f"{len(asked)} fires were neither won nor taken; they are asked again")
+        try:
+            for _ in range(_ROUNDS):
+                if not asked:
+                    return answers
+                await self._ask(asked, answers)
+                # Who lost the race in between looks again: it is taken now, or overlaps.
+                asked = {p: fire for p, fire in asked.items() if p not in answers}
+            raise RuntimeError(f"{len(asked)} fires were neither won nor taken")
+        except Exception as error:
+            return self._again(asked, answers, error)
+
+    def _again(
+        self, asked: Asked, answers: Mapping[int, Claim], error: Exception
+    ) -> dict[int, Claim]:
+        """What was won is run, whatever has become of the others; raises if nothing is known."""
+        if not answers:
+            raise error
+        _log.warning("claims wait: %s", error)
+        return {**dict.fromkeys(asked, Early(_PAUSE)), **answers}
+
+    async def _ask(self, asked: Asked, answers: dict[int, Claim]) -> None:
+        """One round: what is answered goes to the answers, even if the rest fails."""
+        rows = await self._look(asked)
+        answers.update((row.position, Won(row.won, row.won_id)) for row in rows if row.won)
+        holders = [row for row in rows if row.fence is not None and row.id is None]
+        alive = await self._alive(holders) if holders else set()
+        # What waits for a worker has no holder yet who could die; and we are alive, unless we have
+        # disowned it.
+        ours = {row.fence for row in holders if row.replica == self.replica and row.lease_until}
+        alive |= ours | {row.fence for row in holders if row.sent is not None}
+        inserts: dict[int, tuple[Fire, Outcome | None]] = {}
+        corpses: dict[int, int] = {}
+        for row in rows:
+            fire = asked[row.position]
+            if row.won:
+                continue
+            if row.id is not None:
+                answers[row.position] = Taken(settled=row.outcome is not None)
+            elif row.accounted:  # missed, in a stretch of them; or before the job's time
+                answers[row.position] = Taken(settled=True)
+            elif fire.time > row.now + EARLY:
+                answers[row.position] = Early((fire.time - row.now) / 1e6)
+            elif row.paused:
+                answers[row.position] = Paused()
+            elif not fire.late and fire.time < row.now - self.patience:
+                answers[row.position] = Stale()
+            elif fire.time < row.now - self.window:
+                inserts[row.position] = fire, "missed"
+            elif row.fence in alive:
+                inserts[row.position] = fire, "skipped"
+            else:
+                inserts[row.position] = fire, None
+                if row.fence is not None:
+                    corpses[row.position] = row.fence
+        if inserts:
+            answers.update(await self._record(inserts, corpses))
 
     async def _look(self, asked: Asked) -> Sequence[Row[Any]]:
         """What the ledger has on each fire, and on the run that holds its key (`fence`, ...)."""
@@ -129,26 +153,40 @@ class Claims:
         return rows
 
     async def _record(
-        self, inserts: Mapping[int, tuple[Fire, Outcome | None]], corpses: Iterable[int] = ()
+        self,
+        inserts: Mapping[int, tuple[Fire, Outcome | None]],
+        corpses: Mapping[int, int] = MappingProxyType({}),
     ) -> dict[int, Claim]:
-        """Insert a row for each; no answer for those that somebody else was faster with."""
-        given = [(p, fire, outcome) for p, (fire, outcome) in inserts.items()]
-        dead = [(fence, await self.spare_fence()) for fence in corpses]
-        queued = [fire for _, fire, outcome in given if fire.message and not outcome]
+        """Insert a row for each; no answer for those that somebody else was faster with.
+
+        `corpses`: whose run has to be put out of the way first.
+        """
+        answers: dict[int, Claim] = {}
+        dead = [(fence, await self.spare_fence()) for fence in sorted(set(corpses.values()))]
+        queued = any(fire.message and not outcome for fire, outcome in inserts.values())
         async with self.database.writing(alone=not (dead or queued)) as connection:
+            if dead and self._was_busy():
+                dead, answers = [], dict.fromkeys(corpses, Early((self.lease or 0) / 3))
             for fence, spare in dead:
-                await self._release_corpse(connection, fence, spare)
+                await connection.execute(freeing(self._now, fence, spare))
+            given = [(p, *insert) for p, insert in inserts.items() if p not in answers]
             done = (await connection.execute(self._recording, {"batch": as_json(given)})).all()
             rows = {(row.job, row.fire_time): row for row in done}
-            won = [(fire, row) for fire in queued if (row := rows.get((fire.job, fire.time)))]
-            if won and self.outbox:
-                messages = [{**(fire.message or {}), "fence": row.fence} for fire, row in won]
+            messages = [
+                {**fire.message, "fence": row.fence}
+                for _, fire, outcome in given
+                if fire.message and not outcome and (row := rows.get((fire.job, fire.time)))
+            ]
+            if messages and self.outbox:
                 await self.outbox(connection, messages)
-        answers: dict[int, Claim] = {}
         for position, fire, outcome in given:
             if row := rows.get((fire.job, fire.time)):
                 answers[position] = Refused(outcome) if outcome else Won(row.fence, row.id)
         return answers
+
+    def _was_busy(self) -> bool:
+        """A holder that could not write because nobody could is not dead: give it a heartbeat."""
+        return monotonic() - self.database.busy_at < (self.lease or 0) / 3
 
     # Built once: building them for each claim took longer than the server does.
     @cached_property
@@ -192,15 +230,6 @@ class Claims:
             .on_conflict_do_nothing()
             .returning(_run.job, _run.fire_time, _run.fence, _run.id)
         )
-
-    async def _release_corpse(
-        self, connection: AsyncConnection, fence: int, spare: ColumnElement[int] | int
-    ) -> None:
-        """Free the key of a dead holder. Its fire is still owed: recovery runs it later."""
-        expired = and_(_run.fence == fence, _run.sent.is_(None), _run.lease_until < self._now)
-        open_until = case((_run.outcome.is_(None), 0))
-        freed = update(job_runs).where(expired)
-        await connection.execute(freed.values(active_key=None, lease_until=open_until, fence=spare))
 
     def _fence(self, batch: Subquery) -> ColumnElement[int]:
         """The fence of a new claim."""

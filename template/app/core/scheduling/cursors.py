@@ -120,12 +120,13 @@ class Cursors:
         return await self._set(job, values | {"paused_until": until})
 
     async def resume(self, job: str, ended: Row[Any] | None = None) -> bool:
-        """Let it run again. What it missed while paused is not owed.
+        """Let it run again. What it missed while paused is not owed; False if it was not paused.
 
         As from now, or from the end of the pause that had `ended` when it was read.
         """
         paused = ("paused_at", "paused_by", "pause_reason", "paused_until")
-        until, same = self._now, None
+        until: ColumnElement[int] | int = self._now
+        same: ColumnElement[bool] = _cursor.paused_at.is_not(None)
         if ended is not None:  # it may be paused anew
             until = max(ended.paused_at, ended.paused_until)
             same = and_(*(_cursor[name] == getattr(ended, name) for name in paused[::3]))

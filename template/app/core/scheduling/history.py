@@ -97,15 +97,15 @@ async def audit(database: Database, orphans: Container[str] = frozenset()) -> di
 def _compare(
     trigger: Trigger, after: int, until: int, recorded: Sequence[tuple[int, int]]
 ) -> Audit:
-    """Both in the order of time."""
-    rows = iter(recorded)
-    first, last = next(rows, _NONE)
+    """A fire that was claimed at the last moment may lie within a stretch of missed ones, too."""
+    single = {last for first, last in recorded if first == last}
+    stretches = iter(sorted((first, last) for first, last in recorded if first < last))
+    first, last = next(stretches, _NONE)
     expected = gaps = 0
-    others = sum(first == last for first, last in recorded)
     for fire in map(microseconds, trigger.between(moment(after), moment(until))):
         while last < fire:
-            first, last = next(rows, _NONE)
+            first, last = next(stretches, _NONE)
         expected += 1
-        gaps += not first <= fire <= last
-        others -= first == last == fire
-    return Audit(expected, expected - gaps + others, gaps)
+        gaps += fire not in single and not first <= fire <= last
+        single.discard(fire)
+    return Audit(expected, expected - gaps + len(single), gaps)

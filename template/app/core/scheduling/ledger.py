@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -203,8 +202,6 @@ class Ledger(Claims):
 
     async def give_up(self, fence: int, error: str) -> bool:
         """Record an expired run as `lost`."""
-        if self._was_busy():
-            return False
         dead = and_(_run.fence == fence, _run.outcome.is_(None), _run.lease_until < self._now)
         values = {
             "outcome": "lost",
@@ -213,11 +210,11 @@ class Ledger(Claims):
             "lease_until": None,
             "finished_at": self._now,
         }
-        return await self._changed(update(job_runs).where(dead).values(**values))
-
-    def _was_busy(self) -> bool:
-        """A holder that could not write because nobody could is not dead: give it a heartbeat."""
-        return monotonic() - self.database.busy_at < (self.lease or 0) / 3
+        async with self.database.writing() as connection:
+            if self._was_busy():
+                return False
+            given_up = await connection.execute(update(job_runs).where(dead).values(**values))
+            return given_up.rowcount == 1
 
     async def disown(self, running: Sequence[int]) -> None:
         """Expire the claims of this replica that it does not know of.
@@ -238,10 +235,10 @@ class Ledger(Claims):
             mine = update(job_runs).where(_run.fence == fence, _run.outcome.is_(None))
             await self._changed(mine.values(lease_until=0))
 
-    async def disown_all(self) -> None:
-        """Expire every lease: only for the one process that schedules, when it starts."""
-        statement = update(job_runs).where(_run.lease_until > 0).values(lease_until=0)
-        await self._changed(statement)
+    async def disown_others(self) -> None:
+        """Expire every lease but our own: only for the one process that schedules."""
+        held = and_(_run.lease_until > 0, _run.replica != self.replica)
+        await self._changed(update(job_runs).where(held).values(lease_until=0))
 
     async def _changed(self, statement: Update) -> bool:
         async with self.database.writing(alone=True) as connection:

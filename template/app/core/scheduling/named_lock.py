@@ -5,13 +5,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
-T = TypeVar("T")
+from app.core.tasks import apart
+
 _log = logging.getLogger(__name__)
 _PATIENCE = 10.0
 
@@ -81,7 +82,7 @@ class lock:
     ) -> None:
         self._released.set()
         try:
-            _call(lambda: self._locks.release(self.name, self.fence)).result(_PATIENCE)
+            apart(lambda: self._locks.release(self.name, self.fence)).result(_PATIENCE)
         except Exception:
             _log.warning("lock %r is free only when its lease is over", self.name, exc_info=True)
 
@@ -94,7 +95,7 @@ class lock:
         await asyncio.shield(asyncio.to_thread(self.__exit__, kind, error, trace))
 
     def _acquire(self) -> Future[int | None]:
-        return _call(lambda: self._locks.acquire(self.name, self._lease))
+        return apart(lambda: self._locks.acquire(self.name, self._lease))
 
     def _ask(self) -> int | None:
         with self._giving_back(asked := self._acquire()):
@@ -145,20 +146,6 @@ class lock:
                 self.lost = True
                 _log.error("lock %r was lost: its holder was silent for too long", self.name)
                 return
-
-
-def _call(function: Callable[[], T]) -> Future[T]:
-    """In a thread of its own: a call to a server that is frozen returns when that thaws."""
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(function())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="lock-call", daemon=True).start()
-    return answer
 
 
 def _pause() -> float:

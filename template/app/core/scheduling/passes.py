@@ -17,11 +17,13 @@ from app.core.scheduling.apscheduler_ import (
     modify,
     submission,
 )
+from app.core.scheduling.statements import EARLY
 from app.core.scheduling.triggers import Date, Trigger
 from app.core.tasks import unhurried
 
 _log = logging.getLogger(__name__)
 _LONGEST_SLEEP = 1.0
+_STEP = timedelta(microseconds=EARLY)
 
 
 class Due(BaseTrigger):
@@ -56,6 +58,7 @@ class PassingScheduler(TypedScheduler):
     clock: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
     """This replica's own."""
     _ahead = timedelta()
+    _went_back = False
     _passing: asyncio.Task[None] | None = None
 
     def now(self) -> datetime:
@@ -64,7 +67,11 @@ class PassingScheduler(TypedScheduler):
 
     def hear(self, asked: datetime, told: datetime) -> None:
         """The store's clock, asked for when ours said `asked`: ours is right if it may be."""
+        before = self._ahead
         self._ahead = max(asked - told, min(self.clock() - told, timedelta()))
+        if self._ahead - before > _STEP:  # what was passed over is yet to come
+            self._went_back = True
+            self.wakeup()
 
     def start(self, paused: bool = False) -> None:
         self._due = asyncio.Event()
@@ -97,6 +104,9 @@ class PassingScheduler(TypedScheduler):
         What cannot be submitted stays due: the next pass tries again, and this one was not good.
         """
         now, failed = self.now(), set[str]()
+        if self._went_back:
+            self._went_back = False
+            await self._set_back(now)
         for alias, store in list(self._jobstores.items()):
             async for job in unhurried(store.get_due_jobs(now)):
                 try:
@@ -113,6 +123,16 @@ class PassingScheduler(TypedScheduler):
         now = self.now()
         waits: list[float] = [(at - now).total_seconds() for at in following if at is not None]
         return max(0.0, min([*waits, _LONGEST_SLEEP]))
+
+    async def _set_back(self, now: datetime) -> None:
+        """Our clock had been set forward, and we believed it."""
+        for store in self._jobstores.values():
+            async for job in unhurried(list(store.every())):
+                trigger, due = job.trigger.trigger, job.next_run_time
+                if due is None or isinstance(trigger, Date):
+                    continue
+                if (earlier := trigger.next(now)) and earlier < due:
+                    self.reset(job, store, earlier)
 
     def _submit(
         self, job: ScheduledJob, store: TypedMemoryStore, alias: str, now: datetime

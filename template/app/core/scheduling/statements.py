@@ -60,6 +60,7 @@ def looking(dialect: Dialect) -> Select[Any]:
             holder.c.fence,
             holder.c.job,
             holder.c.fire_time,
+            holder.c.replica,
             holder.c.lease_until,
             holder.c.sent,
             is_paused(now).label("paused"),
@@ -115,6 +116,14 @@ def touch(dialect: Dialect, fence: int, lease: float) -> Update:
     """Lock the run's row until the transaction ends, so that nobody takes it over meanwhile."""
     mine = and_(_run.fence == fence, _run.outcome.is_(None), dialect.ended_when_idle(lease))
     return update(job_runs).where(mine).values(attempt=_run.attempt)
+
+
+def freeing(now: ColumnElement[int], fence: int, spare: ColumnElement[int] | int) -> Update:
+    """Free the key of a dead holder. Its fire is still owed: recovery runs it later."""
+    expired = and_(_run.fence == fence, _run.sent.is_(None), _run.lease_until < now)
+    open_until = case((_run.outcome.is_(None), 0))
+    freed = {"active_key": None, "lease_until": open_until, "fence": spare}
+    return update(job_runs).where(expired).values(**freed)
 
 
 END: Mapping[str, TypeEngine[Any]] = {
