@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ async def running(service: Service, job: str) -> None:
         return any(row.outcome is None for row in await runs(service.database, job))
 
     await until(begun)
+
+
+async def test_the_dead_are_looked_for_within_each_second(
+    scheduling: Scheduling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = list[float]()
+    async with scheduling() as service:
+        recovery = service.scheduler._recovery
+        take_over = recovery.take_over
+
+        async def look() -> None:
+            looks.append(time.monotonic())
+            await take_over()
+
+        monkeypatch.setattr(recovery, "take_over", look)
+        await until(lambda: asyncio.sleep(0, len(looks) > 5))
+    # A busy machine is late at times, but not each time.
+    assert min(after - before for before, after in pairwise(looks)) < 1
 
 
 @pytest.mark.parametrize("stops", [False, True], ids=["time-out", "stop"])
