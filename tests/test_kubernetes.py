@@ -15,11 +15,17 @@ from tests.test_shipping import BIN, read
 from tests.variants import REFERENCES, Answers
 
 OVERLAYS = ("staging", "production")
+OWN_JOBS: Answers = {"profile": "custom", "database": "postgresql", "job_store": "memory"}
+VARIANTS = {
+    **REFERENCES,
+    "own-jobs": OWN_JOBS,
+    "own-jobs-workers": OWN_JOBS | {"executor": "procrastinate"},
+}
 
 
-@pytest.fixture(params=REFERENCES)
+@pytest.fixture(params=VARIANTS)
 def folder(render: Render, request: pytest.FixtureRequest) -> Path:
-    answers: Answers = REFERENCES[request.param] | {"docker": True}  # it is held against compose
+    answers: Answers = VARIANTS[request.param] | {"docker": True}  # it is held against compose
     return render(**answers, kubernetes=True)
 
 
@@ -108,7 +114,8 @@ def test_there_are_as_many_as_the_backends_allow(folder: Path, objects: list[Any
         o for o in objects if o["kind"] == "Deployment" and o["metadata"]["name"].endswith("-web")
     )
     production = "production" in str(objects[0])
-    assert web["spec"]["replicas"] == (3 if production and not alone else 1)
+    own_jobs = chosen["job_store"] == "memory"
+    assert web["spec"]["replicas"] == (3 if production and not alone and not own_jobs else 1)
     assert (web["spec"]["strategy"].get("type") == "Recreate") == alone
 
 

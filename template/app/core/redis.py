@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import redis
@@ -22,6 +23,15 @@ _FAILED = (RedisError, RedisClusterException)
 _ATTEMPTS = 1
 
 
+SERVER = """
+local function server()
+  local told = redis.pcall('INFO', 'server')
+  return type(told) == 'string' and string.match(told, 'run_id:(%w+)') or ''
+end
+"""
+"""For scripts: which run of which server this is; nothing for who may not ask."""
+
+
 class RedisUnavailable(ConnectionError):
     """The server does not answer, or refuses; the message names the setting that says where."""
 
@@ -29,7 +39,9 @@ class RedisUnavailable(ConnectionError):
 def redis_url(variable: str, value: SecretStr) -> SecretStr:
     """The URL, if it is one of Redis. Raises `ValueError`, without a word of it."""
     try:
-        redis.ConnectionPool.from_url(value.get_secret_value()).make_connection()
+        redis.ConnectionPool.from_url(url := value.get_secret_value()).make_connection()
+        if url.startswith("redis"):
+            int(urlsplit(url).path.strip("/") or 0)  # redis-py takes any other word for 0
     except _NO_URL:
         raise ValueError(
             f"must be the URL of a Redis or Valkey server; for example "

@@ -142,4 +142,6 @@ def _explain(cls: type[ServiceSettings], problem: Any) -> str:
     secret = "Secret" in repr(field.annotation)
     found = "" if secret or problem["type"] == "missing" else f"={problem['input']!r}"
     default = "" if secret or field.is_required() else f" (default: {field.default!r})"
+    if problem["type"] == "bool_parsing":
+        default = f"; for example {name.upper()}=true"
     return f"{name.upper()}{found}: {message}{default}"

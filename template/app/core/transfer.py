@@ -20,7 +20,12 @@ from app.core.scheduling.entry import check_key
 from app.core.scheduling.translation import trigger_from_json
 from app.core.scheduling.triggers import only_fire_time
 from app.core.settings import InvalidSettings
-from app.core.stores import Definition, DefinitionChanged, DefinitionStore
+from app.core.stores import (
+    Definition,
+    DefinitionChanged,
+    DefinitionStore,
+    UnreadableDefinition,
+)
 from app.settings import Settings
 
 _FIELDS = {"id": str, "job": str, "kwargs": dict, "trigger": dict, "paused": bool}
@@ -92,7 +97,10 @@ async def import_jobs(store: DefinitionStore, definitions: Iterable[Definition])
             await store.add(definition, replace=False)
             added += 1
         except DefinitionChanged:
-            held = await store.get(definition.id)
+            try:
+                held = await store.get(definition.id)
+            except UnreadableDefinition:
+                held = None
             if held is not None and _line(held) == _line(definition):
                 there += 1
             else:

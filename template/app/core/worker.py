@@ -21,7 +21,7 @@ from app.core.scheduling.queue import Queue
 from app.core.scheduling.triggers import moment
 from app.core.service import Service
 from app.core.settings import InvalidSettings
-from app.core.stores import Definition, DefinitionChanged
+from app.core.stores import Definition, DefinitionChanged, UnreadableDefinition
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -86,9 +86,14 @@ class Worker(Service):
         enough = monotonic() + self.settings.lease_seconds
         while not self._stopping.is_set():
             try:
-                if message.get("stored") and await self._definition(message) is None:
+                stored = await self._definition(message)
+                if message.get("stored") and stored is None:
                     await self._queue.give_up(key, time, "cancelled")  # it was removed meanwhile
+                if stored and stored.paused:
+                    return None  # it is sent again
                 return await self._queue.start(key, time)
+            except UnreadableDefinition:  # another version's: it is sent again, perhaps to that
+                raise
             except Exception as error:
                 if monotonic() > enough:
                     raise

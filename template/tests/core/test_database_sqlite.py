@@ -50,7 +50,15 @@ def test_a_file_that_several_hosts_share_is_refused(
     assert Settings(database_url=SecretStr("sqlite:////mnt/shared/service.db"))
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql://host/name"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file:a?mode=memory&uri=true",
+        "postgresql://host/name",
+    ],
+)
 def test_a_database_that_is_no_file_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="for example DATABASE_URL=sqlite:"):
         Settings(database_url=SecretStr(url))

@@ -28,7 +28,7 @@ from app.core.scheduling.statements import EARLY
 from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core.fixtures import BRIEF_LEASE, Scheduling, environment, servers, time_goes_by
-from tests.core.servers.valkey import PREFIX, cluster
+from tests.core.servers.valkey import PREFIX, cluster, only_to_read
 from tests.core.test_ledger import leased, now
 from tests.core.waiting import outcomes, runs, until
 
@@ -100,6 +100,36 @@ async def test_after_a_loss_of_memory_nobody_is_taken_for_dead_for_a_lease(
     assert await ledger.expired() == []
     assert await brief.beat([won.fence]) == {won.fence}
     assert server.exists(f"{PREFIX}run:job:{(await runs(ledger.database))[0].fire_time}")
+
+
+@pytest.mark.parametrize(
+    "state", [{"server": "another's"}, {"since": str(5 * 10**15)}], ids=["older", "set back"]
+)
+async def test_nor_with_a_server_that_has_a_state_of_another_time(
+    ledger: Ledger, brief: Ledger, server: redis.Redis, state: dict[str, str]
+) -> None:
+    (won,) = await brief.claim([Fire("job", await now(brief), "job")])
+    assert isinstance(won, Won)
+    await asyncio.sleep(0.1)
+    assert [row.fence for row in await ledger.expired()] == [won.fence]
+    for key, value in state.items():
+        server.set(f"{PREFIX}{key}", value)
+    assert await ledger.expired() == []
+    assert await brief.beat([won.fence]) == {won.fence}
+    await asyncio.sleep(0.1)
+    assert [row.fence for row in await brief.expired()] == [won.fence]
+
+
+async def test_a_server_that_only_reads_is_not_ready(
+    database: Database, settings: Settings
+) -> None:
+    """Nor is one that is full; or that became a replica."""
+    reader = only_to_read(environment(settings)["LOCK_URL"])
+    chosen = settings.model_copy(update={"lock_url": SecretStr(reader)})
+    ledger = wiring.lock.ledger(chosen, database, "a")
+    with pytest.raises(RedisUnavailable, match="the server of LOCK_URL"):
+        await ledger.check()
+    await ledger.close()
 
 
 async def test_a_loss_of_memory_long_before_a_death_delays_no_take_over(
@@ -214,7 +244,7 @@ async def test_a_fire_whose_winner_dies_before_it_is_recorded_runs_elsewhere(
             keys = [_run_key(fire.job, fire.time) for fire in given]
             times = [fire.time for fire in given]
             ours = ("dead", self._lease_ms, EARLY, *times)
-            await self._redis.run(scripts.ELECT, ["fence", "since", *keys], *ours)
+            await self._redis.run(scripts.ELECT, ["fence", "since", "server", *keys], *ours)
         answers = await whole(self, asked)
         if first:
             assert set(answers.values()) == {Taken(settled=False)}

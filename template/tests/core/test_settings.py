@@ -28,6 +28,13 @@ CANARY = "canary-4711-secret"
         ("RETENTION_DAYS", "1", "RETENTION_DAYS=1 must be longer than CATCH_UP_SECONDS=86400"),
         ("CATCH_UP_SECONDS", "10", "CATCH_UP_SECONDS=10 must be 0 .* LEASE_SECONDS=30"),
         ("DATABASE_URL", f"mysql://{CANARY}@host/x", "DATABASE_URL: must be .* for example"),
+        ("MIGRATE_ON_START", "perhaps", "MIGRATE_ON_START='perhaps': .*; for example .*=true$"),
+        *(
+            (name.upper(), f"redis://:{CANARY}@host:{place}", f"{name.upper()}: must be .*example")
+            for name in FURTHER
+            for place in ("port/0", "6379/one")
+            if place == "port/0" or name != "broker_url"  # whose owner may choose another broker
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_a_value_that_works(

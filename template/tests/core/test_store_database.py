@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from app.core.database import Database
 from app.core.scheduling import Job
 from app.core.schema import job_counters, job_definitions
-from app.core.stores import DefinitionChanged
+from app.core.stores import DefinitionChanged, UnreadableDefinition
 from tests.core.fixtures import Scheduling
 from tests.core.forgeries import forgeries, none_runs
 from tests.core.test_store_shared import held, ids, note
@@ -78,6 +78,9 @@ async def test_a_change_that_this_version_cannot_read_ends_the_job_as_it_was(
             await connection.execute(update(job_counters).values(value=99))
             await connection.execute(update(job_definitions).values(kwargs="gASV", version=99))
         await until(lambda: asyncio.sleep(0, held(service, "job") is None))
+        assert service.definitions
+        with pytest.raises(UnreadableDefinition, match="'job' in the job store cannot be read"):
+            await service.definitions.get("job")
     assert "job 'job' in the job store is left alone" in caplog.text
 
 

@@ -18,7 +18,7 @@ from app.core.app import create_app
 from app.core.database import Database
 from app.core.redis import RedisServer
 from app.core.scheduling import Job, interval
-from app.core.stores import Definition, DefinitionChanged
+from app.core.stores import Definition, DefinitionChanged, UnreadableDefinition
 from app.settings import Settings
 from tests.core.fixtures import Declare, Scheduling, environment
 from tests.core.forgeries import forgeries, none_runs
@@ -104,6 +104,9 @@ async def test_a_change_that_this_version_cannot_read_ends_the_job_as_it_was(
         server.hset(f"{PREFIX}jobs", "job", "1 a gASV")
         server.zadd(f"{PREFIX}job-versions", {"job": int(server.incr(f"{PREFIX}job-version"))})
         await until(lambda: asyncio.sleep(0, held(service, "job") is None))
+        assert service.definitions
+        with pytest.raises(UnreadableDefinition, match="'job' in the job store cannot be read"):
+            await service.definitions.get("job")
     assert "job 'job' in the job store is left alone" in caplog.text
 
 
@@ -197,6 +200,27 @@ async def test_a_store_that_lost_its_memory_is_told_of_and_goes_on(
         assert "has lost what it had" in caplog.text
         assert held(service, "after")
         assert await ids(service) == ["after"]
+
+
+async def test_a_store_that_came_back_with_an_older_state_is_read_again(
+    scheduling: Scheduling, note: Job, server: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scheduling() as service:
+        add = service.scheduler.add_job_async
+        await add(note, "interval", hours=1, id="before", kwargs={"file": "x"})
+        snapshot = {str(key): server.dump(str(key)) for key in server.scan_iter()}
+        await add(note, "interval", hours=1, id="after", kwargs={"file": "x"})
+        mirror, version = service.scheduler._mirror, float(str(server.get(f"{PREFIX}job-version")))
+        await until(lambda: asyncio.sleep(0.02, mirror and mirror._version == version))
+        with server.pipeline() as restoring:
+            restoring.flushdb()
+            for key, value in snapshot.items():
+                restoring.restore(key, 0, value)  # type: ignore[arg-type]
+            restoring.execute()
+        await until(lambda: asyncio.sleep(0.02, held(service, "after") is None))
+        assert "has lost what it had" in caplog.text
+        assert held(service, "before")
+        assert await ids(service) == ["before"]
 
 
 async def test_a_call_that_is_sent_twice_writes_once(

@@ -96,6 +96,12 @@ async def test_a_job_is_operated_by_id(scheduling: Scheduling, note: Job) -> Non
         assert (await asyncio.to_thread(scheduler.resume_job, "hourly")).next_run_time
         await scheduler.modify_job_async("hourly", kwargs={"file": "elsewhere"})
         assert held(service, "hourly").kwargs == {"file": "elsewhere"}
+        with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+            await scheduler.modify_job_async("hourly", kwargs={"file": "x", "nonsense": 1})
+        with pytest.raises(TypeError, match=r"until=\.\.\.\) is for declared jobs"):
+            await scheduler.pause_job_async("hourly", until=datetime.now(UTC))
+        assert held(service, "hourly").kwargs == {"file": "elsewhere"}
+        assert held(service, "hourly").next_run_time
         await scheduler.reschedule_job_async("hourly", trigger="cron", hour=4)
         assert "0 4" in str(held(service, "hourly").trigger)
         with pytest.raises(DefinitionChanged, match="replace_existing=True"):

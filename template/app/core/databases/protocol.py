@@ -40,7 +40,8 @@ def parsed(url: SecretStr) -> SecretStr:
         make_url(url.get_secret_value())
     except _NO_URL:
         raise ValueError(
-            "is not a URL: a password with @ : / or % in it must be percent-encoded"
+            "is not a URL: a password with @ : / or % in it must be percent-encoded; for example "
+            "DATABASE_URL=postgresql://user:p%40ssword@host:5432/name"
         ) from None
     return url
 

@@ -43,7 +43,7 @@ Index("ix_job_runs_open", job_runs.c.lease_until, sqlite_where=OPEN)
 _MOUNTS = Path("/proc/mounts")
 _SHARED = re.compile(
     r"(nfs|smb)\d?|smbfs|cifs|afs|lustre|gpfs|ocfs2|gfs2|(fuse\.)?(ceph(-fuse)?|glusterfs|beegfs)|"
-    r"fuse\.(sshfs|s3fs|rclone|juicefs)"
+    r"fuse\.(sshfs|s3fs|rclone|juicefs|gcsfuse|blobfuse2?|mountpoint-s3)"
 )
 
 
@@ -58,9 +58,10 @@ class DatabaseSettings(ServiceSettings):
                 "must be an SQLite file, as this service was made for SQLite; "
                 "for example DATABASE_URL=sqlite:///./service.db"
             )
-        if make_url(parsed(value).get_secret_value()).database in (None, "", ":memory:"):
+        name = make_url(parsed(value).get_secret_value()).database or ""
+        if name in ("", ":memory:") or name.startswith("file:"):  # which may be of memory, too
             raise ValueError("must name a file; for example DATABASE_URL=sqlite:///./service.db")
-        file = Path(make_url(value.get_secret_value()).database or "")
+        file = Path(name)
         if _SHARED.fullmatch(kind := _file_system(file, _MOUNTS)):
             raise ValueError(
                 f"lies on {kind}, a file system that several hosts share, and SQLite's locks hold "

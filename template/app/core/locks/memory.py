@@ -125,7 +125,7 @@ def named_locks(settings: LockSettings, database: Database) -> NamedLocks:
 
 
 class _FileLocks:
-    """Locked files: they exclude this process's threads and workers, and die with the holder."""
+    """Locked files: they exclude the processes of this host and user, and die with the holder."""
 
     def __init__(self, database: Database) -> None:
         self.lease = database.settings.lease_seconds

@@ -35,7 +35,7 @@ class LockSettings(ServiceSettings):
 
     @field_validator("lock_url")
     @classmethod
-    def _is_redis(cls, value: SecretStr) -> SecretStr:
+    def _lock_is_redis(cls, value: SecretStr) -> SecretStr:
         return redis_url("LOCK_URL", value)
 
 
@@ -67,7 +67,7 @@ class RedisLedger(Ledger):
 
     async def check(self) -> None:
         # With a key of ours: else any node of a cluster answers, and not the one that is asked.
-        await self._redis.run(scripts.CHECK, ["fence"])
+        await self._redis.run(scripts.CHECK, ["check"], self._lease_ms)
 
     async def close(self) -> None:
         await self._redis.close()
@@ -75,8 +75,9 @@ class RedisLedger(Ledger):
     async def _answer(self, asked: Asked) -> dict[int, Claim]:
         keys = [_run_key(fire.job, fire.time) for fire in asked.values()]
         times = [fire.time for fire in asked.values()]
+        arguments = (self.replica, self._lease_ms, EARLY, *times)
         now, *claims = await self._redis.run(
-            scripts.ELECT, ["fence", "since", *keys], self.replica, self._lease_ms, EARLY, *times
+            scripts.ELECT, ["fence", "since", "server", *keys], *arguments
         )
         answers: dict[int, Claim] = {}
         elected: Asked = {}
@@ -184,7 +185,9 @@ class RedisLedger(Ledger):
         if not rows:
             return alive
         keys = [_run_key(row.job, row.fire_time) for row in rows]
-        held = await self._redis.run(scripts.HOLDERS, ["since", *keys], self._lease_ms * 1000)
+        held = await self._redis.run(
+            scripts.HOLDERS, ["since", "server", *keys], self._lease_ms * 1000
+        )
         if held is None:
             return alive | {row.fence for row in rows}
         holders = {claim.partition(":")[0] for claim in held}

@@ -4,8 +4,11 @@ A fence is never smaller than that clock, so that it grows even over a loss of m
 worth "fence:owner", or "done".
 """
 
+from app.core.redis import SERVER
+
 DONE = "done"
-CHECK = "return redis.call('EXISTS', KEYS[1])"
+# A server that has no room left, or only reads, answers all but this.
+CHECK = "return redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])"
 GRANT = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -17,18 +20,21 @@ local function grant(key)
 end
 """
 ELECT = (
-    GRANT
+    SERVER
+    + GRANT
     + """
 local owner, lease, early = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local answers = {string.format('%.0f', now)}
-redis.call('SET', KEYS[2], answers[1], 'NX')
-for i = 3, #KEYS do
+if redis.call('SET', KEYS[2], answers[1], 'NX') then
+  redis.call('SET', KEYS[3], server())
+end
+for i = 4, #KEYS do
   local held = redis.call('GET', KEYS[i])
-  if not held and tonumber(ARGV[i + 1]) <= now + early then
+  if not held and tonumber(ARGV[i]) <= now + early then
     held = grant(KEYS[1]) .. ':' .. owner
     redis.call('SET', KEYS[i], held, 'PX', lease)
   end
-  answers[i - 1] = held
+  answers[i - 2] = held
 end
 return answers
 """
@@ -82,16 +88,23 @@ end
 """
 # After a loss of memory every lease seems to have ended: for one lease nobody is taken for dead.
 # Elections count from the loss, too: counted from the first death, that was found a lease late.
+# A server that came back with an older state, or that took another one's place, has lost leases.
 HOLDERS = (
-    GRANT
+    SERVER
+    + GRANT
     + """
-redis.call('SET', KEYS[1], string.format('%.0f', now), 'NX')
-if now - tonumber(redis.call('GET', KEYS[1])) < tonumber(ARGV[1]) then
+local since, of = tonumber(redis.call('GET', KEYS[1])), server()
+if not since or since > now or redis.call('GET', KEYS[2]) ~= of then
+  since = now
+  redis.call('SET', KEYS[1], string.format('%.0f', now))
+  redis.call('SET', KEYS[2], of)
+end
+if now - since < tonumber(ARGV[1]) then
   return false
 end
 local held = {}
-for i = 2, #KEYS do
-  held[i - 1] = redis.call('GET', KEYS[i]) or ''
+for i = 3, #KEYS do
+  held[i - 2] = redis.call('GET', KEYS[i]) or ''
 end
 return held
 """

@@ -56,9 +56,12 @@ class MirrorStore(TypedMemoryStore):
             self._lapsed |= self._recurring_keys()
             self._start_over()
         changes = await self.definitions.changes(self._version, self._horizon, horizon)
-        if changes.epoch != self._epoch:
+        if changes.epoch != self._epoch or changes.version < self._version:
             if self._version:
-                _log.error("the job store has lost what it had: its jobs are those it has now")
+                _log.warning(
+                    "the job store was restarted, or has lost what it had: its jobs are those "
+                    "that it has now"
+                )
             self._epoch, self._read_at = changes.epoch, now
             self._lapsed.clear()  # it may get them back
             self._start_over()

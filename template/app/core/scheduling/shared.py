@@ -8,10 +8,10 @@ from typing import Any
 
 from app.core.scheduling.apscheduler_ import not_found
 from app.core.scheduling.cursors import Cursors
-from app.core.scheduling.declaration import Job, check_json
+from app.core.scheduling.declaration import Job, find
 from app.core.scheduling.mirror import MirrorStore
 from app.core.scheduling.triggers import Trigger, microseconds, only_fire_time
-from app.core.stores import Definition, DefinitionChanged
+from app.core.stores import Definition, DefinitionChanged, UnreadableDefinition
 
 
 class SharedJobs:
@@ -42,7 +42,7 @@ class SharedJobs:
             trigger=when.to_json(),
             fire_time=only_fire_time(when),
         )
-        before = await self._mirror.definitions.get(id) if replace_existing else None
+        before = await self._stored(id) if replace_existing else None
         definition = await self._mirror.definitions.add(definition, replace=replace_existing)
         self._mirror.apply(definition)
         if before is not None:
@@ -50,22 +50,34 @@ class SharedJobs:
         return definition
 
     async def modify(self, job_id: str, changes: Mapping[str, Any]) -> None:
-        """Replace the arguments; nothing else of a definition can be modified."""
+        """Replace the arguments, on top of the declared ones; nothing else can be modified.
+
+        Raises `TypeError` if they do not fit the function.
+        """
         if job_id in self._declared or set(changes) != {"kwargs"}:
             raise TypeError(
                 f"{job_id}: {', '.join(sorted(changes))} cannot be modified; pause or reschedule "
                 "it, or change its declaration in app/jobs/"
             )
-        check_json(f"modify_job({job_id!r})", changes["kwargs"])
-        await self._change(await self.get(job_id), kwargs=changes["kwargs"])
+        definition = await self.get(job_id)
+        kwargs = find(definition.job).arguments((), changes["kwargs"])
+        await self._change(definition, kwargs=kwargs)
 
     async def pause(
         self, job_id: str, by: str = "", reason: str = "", until: datetime | None = None
     ) -> None:
-        """Stop it on all replicas. Who, why and until when are kept for a declared job."""
+        """Stop it on all replicas. Who and why are kept, and for a declared job until when.
+
+        Raises `TypeError` for `until` with a job that was added at run time.
+        """
         if job_id in self._declared:
             end = microseconds(until.astimezone(UTC)) if until else None
             await self._cursors.pause(job_id, by=by, reason=reason, until=end)
+        elif until is not None:
+            raise TypeError(
+                f"pause_job({job_id!r}, until=...) is for declared jobs; pause it without, and "
+                "resume it when it shall run again"
+            )
         else:
             definition = await self.get(job_id)
             await self._change(definition, paused=True)
@@ -114,10 +126,17 @@ class SharedJobs:
 
     async def get(self, job_id: str) -> Definition:
         """The definition as the store has it. Raises APScheduler's `JobLookupError`."""
-        definition = await self._mirror.definitions.get(job_id) if self._mirror else None
+        definition = await self._stored(job_id)
         if definition is None:
             raise not_found(job_id)
         return definition
+
+    async def _stored(self, job_id: str) -> Definition | None:
+        """None also for what this version cannot read: that is another version's to change."""
+        try:
+            return await self._mirror.definitions.get(job_id) if self._mirror else None
+        except UnreadableDefinition:
+            return None
 
     async def _change(self, definition: Definition, **changes: Any) -> None:
         assert self._mirror is not None

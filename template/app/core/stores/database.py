@@ -11,7 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core.database import Database
 from app.core.schema import job_counters, job_definitions
 from app.core.settings import ServiceSettings
-from app.core.stores import Definition, DefinitionChanged, DefinitionStore
+from app.core.stores import (
+    Definition,
+    DefinitionChanged,
+    DefinitionStore,
+    UnreadableDefinition,
+)
 from app.core.stores.protocol import Changes
 from app.core.tasks import unhurried
 
@@ -76,7 +81,9 @@ class _DatabaseStore:
         async with self._database.reading() as connection:
             statement = select(job_definitions).where(_row.id == id, _row.removed.is_(False))
             row = (await connection.execute(statement)).one_or_none()
-        return _read(row) if row else None
+        if row is not None and (definition := _read(row)) is None:
+            raise UnreadableDefinition(id)
+        return definition if row is not None else None
 
     async def purge(self, version: int) -> None:
         gone = delete(job_definitions).where(_row.removed.is_(True), _row.version <= version)

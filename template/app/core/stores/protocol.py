@@ -9,6 +9,13 @@ class DefinitionChanged(RuntimeError):
     """Another replica changed or removed the job at the same time; nothing was written."""
 
 
+class UnreadableDefinition(ValueError):
+    """The store has an entry of this id, of which this version of the service makes nothing."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"the entry of {id!r} in the job store cannot be read by this version")
+
+
 @dataclass(frozen=True)
 class Definition:
     """A job added at run time. Its claim key is `id` and `generation`: an id used again is new."""
@@ -35,7 +42,7 @@ class Changes(NamedTuple):
     unreadable: Sequence[str]
     """Entries of which this version can make nothing: left alone, and shown. May be told again."""
     epoch: str = ""
-    """Another one: the store has lost what it had, and all is read again."""
+    """Another one: the store may have lost what it had, and all is read again."""
 
 
 class DefinitionStore(Protocol):
@@ -59,7 +66,8 @@ class DefinitionStore(Protocol):
     async def change(self, definition: Definition) -> Definition:
         """Write it if it still has the version given. Raises `DefinitionChanged`."""
 
-    async def get(self, id: str) -> Definition | None: ...
+    async def get(self, id: str) -> Definition | None:
+        """None if there is none. Raises `UnreadableDefinition`."""
 
     async def purge(self, version: int) -> None:
         """Forget the definitions that were removed up to this version; at any time."""

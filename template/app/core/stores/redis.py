@@ -12,9 +12,14 @@ from dataclasses import replace
 from pydantic import SecretStr, field_validator
 
 from app.core.database import Database
-from app.core.redis import RedisServer, redis_url
+from app.core.redis import SERVER, RedisServer, redis_url
 from app.core.settings import ServiceSettings, on_this_machine
-from app.core.stores import Definition, DefinitionChanged, DefinitionStore
+from app.core.stores import (
+    Definition,
+    DefinitionChanged,
+    DefinitionStore,
+    UnreadableDefinition,
+)
 from app.core.stores.protocol import Changes
 from app.core.tasks import unhurried
 
@@ -37,7 +42,7 @@ class StoreSettings(ServiceSettings):
 
     @field_validator("job_store_url")
     @classmethod
-    def _is_redis(cls, value: SecretStr) -> SecretStr:
+    def _store_is_redis(cls, value: SecretStr) -> SecretStr:
         return redis_url("JOB_STORE_URL", value)
 
 
@@ -45,7 +50,8 @@ def definitions(settings: StoreSettings, database: Database) -> DefinitionStore 
     return _RedisStore(RedisServer("JOB_STORE_URL", settings.job_store_url, settings.service_name))
 
 
-# Set once; another one shows that the server has lost its memory.
+# Set once; another one shows that the server has lost its memory. What a server is that came back
+# with an older state, or took another one's place, is seen by its run.
 _EPOCH = """
 local clock = redis.call('TIME')
 redis.call('SET', KEYS[7], clock[1] .. '.' .. clock[2], 'NX')
@@ -64,7 +70,8 @@ end
 """
 )
 _CHANGES = (
-    _READ
+    SERVER
+    + _READ
     + """
 local version, seen, horizon = ARGV[1], ARGV[2], ARGV[3]
 if version == '0' then
@@ -74,6 +81,7 @@ else
   add(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. version, '+inf'))
   add(redis.call('ZRANGEBYSCORE', KEYS[4], '(' .. seen, horizon))
 end
+answer[1] = answer[1] .. ' ' .. server()
 return answer
 """
 )
@@ -154,7 +162,9 @@ class _RedisStore:
         return new
 
     async def get(self, id: str) -> Definition | None:
-        *_, ((_, _, definition),) = await self._read(_ONE, id)
+        *_, ((_, version, definition),) = await self._read(_ONE, id)
+        if definition is None and version:
+            raise UnreadableDefinition(id)
         return None if definition is None or definition.removed else definition
 
     async def purge(self, version: int) -> None:

@@ -45,16 +45,26 @@ def new(variable: str) -> str:
         client.flushdb()
         # As on a server that has been up for longer than a lease.
         client.set(f"{PREFIX}since", 1)
+        client.set(f"{PREFIX}server", client.info("server")["run_id"])
     return url
 
 
 def protected(url: str, secret: str) -> str:
     """The same database, for a user with this password."""
+    return _as("canary", secret, url, "+@all")
+
+
+def only_to_read(url: str) -> str:
+    """The same database, for a user who may not write."""
+    return _as("reader", "canary", url, "+@all", "-@write")
+
+
+def _as(user: str, secret: str, url: str, *rights: str) -> str:
     parts = urlsplit(url)
     with redis.Redis.from_url(url) as client:
-        client.execute_command("ACL", "SETUSER", "canary", "on", f">{secret}", "~*", "&*", "+@all")
+        client.execute_command("ACL", "SETUSER", user, "on", f">{secret}", "~*", "&*", *rights)
     server = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"canary:{secret}@{server}"))
+    return urlunsplit(parts._replace(netloc=f"{user}:{secret}@{server}"))
 
 
 def everything(url: str) -> str:
