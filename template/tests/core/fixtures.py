@@ -15,6 +15,7 @@ from contextlib import (
     contextmanager,
 )
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +196,21 @@ def declare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
 
 
 @pytest.fixture
+def never_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is not somebody who keeps all others from writing."""
+    monkeypatch.setattr("app.core.database._BUSY", inf)
+
+
+@pytest.fixture
 def scheduling(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Scheduling:
     """`async with scheduling(job, ...)`: a replica that schedules these jobs and no others.
 
     Its clock is `ahead` by so many seconds.
     """
     monkeypatch.setattr(replica, "POLL", 0.1)
+    dialect = wiring.database.DIALECT
+    ended = dialect.ended_when_idle  # a busy machine stands still for longer than a brief lease
+    monkeypatch.setattr(dialect, "ended_when_idle", lambda seconds: ended(max(seconds, 5)))
 
     @asynccontextmanager
     async def scheduling(

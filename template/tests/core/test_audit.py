@@ -85,9 +85,10 @@ async def test_a_service_leaves_no_gaps_whatever_is_done_to_its_jobs(
         await until(complete)
         await scheduler.resume_job_async("nothing")
         await until(complete)
-        async with database.writing() as connection:
-            await connection.execute(delete(job_runs))
-        assert not await complete()
+        async with scheduler._recovery._one_account:  # which makes up for it
+            async with database.writing() as connection:
+                await connection.execute(delete(job_runs))
+            assert not await complete()
         await scheduler.reschedule_job_async("nothing", trigger="interval", seconds=0.2)
         await until(complete)
 

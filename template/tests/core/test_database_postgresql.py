@@ -44,9 +44,10 @@ async def test_a_process_that_stands_still_before_its_commit_locks_others_out_fo
 
 
 def test_in_production_a_start_leaves_the_schema_to_make_migrate(
-    make_settings: Callable[..., Settings], tmp_path: Path
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several replicas, some still run the version before."""
+    monkeypatch.setattr("app.core.health._TIMEOUT", 30)
     new = {"database_url": servers.empty(tmp_path), "scheduler_enabled": False}
     with TestClient(create_app(make_settings(environment="production", **new))) as client:
         checks = client.get("/health/ready").json()["checks"]

@@ -123,7 +123,7 @@ async def test_a_task_that_is_ended_while_it_waits_to_write_leaves_nothing_open(
     await holding
     await ending
     for _ in range(3):
-        await asyncio.wait_for(write(), 2)
+        await asyncio.wait_for(write(), 20)
 
 
 @pytest.mark.anyio

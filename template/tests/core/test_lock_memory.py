@@ -21,6 +21,7 @@ from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Declare, Scheduling
+from tests.core.test_health import ready
 from tests.core.waiting import outcomes, runs, until
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,7 @@ async def test_a_second_scheduling_process_is_refused_and_told_what_to_do(
 def test_a_process_that_only_serves_may_stand_beside_it(settings: Settings) -> None:
     serving = settings.model_copy(update={"scheduler_enabled": False})
     with TestClient(create_app(settings)), TestClient(create_app(serving)) as beside:
-        assert beside.get("/health/ready").status_code == 200
+        assert ready(beside)
 
 
 async def test_no_claims_are_made_while_another_process_may_make_them(

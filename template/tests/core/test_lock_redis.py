@@ -32,7 +32,7 @@ from tests.core.servers.valkey import PREFIX, cluster, only_to_read
 from tests.core.test_ledger import leased, now
 from tests.core.waiting import outcomes, runs, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("never_busy")]
 
 
 @pytest.fixture

@@ -258,9 +258,8 @@ class LedgerModel(RuleBasedStateMachine):
 
 @pytest.fixture
 def model(
-    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    make_settings: Callable[..., Settings], never_busy: None
 ) -> Iterator[Callable[[], LedgerModel]]:
-    monkeypatch.setattr("app.core.database._BUSY", inf)  # a busy machine is not somebody who writes
     settings = make_settings(catch_up_seconds=3600).model_copy(update={"lease_seconds": LEASE})
     database = Database(settings, wiring.database.DIALECT)
     ledgers = {name: wiring.lock.ledger(settings, database, name) for name in NAMES}

@@ -149,8 +149,12 @@ async def test_a_long_transaction_delays_others_and_loses_none(
         async with run.unit_of_work():
             pass
 
-    jobs = declare(tick, interval(seconds=0.2), id="ticking", executor="asyncio"), declare(hog)
     longest = wiring.database.DIALECT.longest_write(settings.lease_seconds)
+    often = {"id": "ticking", "executor": "asyncio", "retries": 3, "backoff": 0.01}
+    jobs = (
+        declare(tick, interval(seconds=0.2), **often),
+        declare(hog, on_store_loss="continue" if longest is None else "cancel"),
+    )
     async with scheduling(*jobs, settings=settings) as service:
         await outcomes(service.database, "ticking")
         added = await service.scheduler.add_job_async(

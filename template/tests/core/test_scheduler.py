@@ -17,6 +17,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import update
 
 from app.core.database import Database
+from app.core.executors import threadpool
 from app.core.scheduling import Job, Run, cron, interval
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.triggers import Interval, moment
@@ -318,7 +319,10 @@ async def test_apscheduler_itself_still_dies_of_a_store_that_fails_once() -> Non
 
 
 async def test_what_runs_at_the_end_is_given_its_time_then_given_back(
-    make_settings: Callable[..., Settings], scheduling: Scheduling, declare: Declare
+    make_settings: Callable[..., Settings],
+    scheduling: Scheduling,
+    declare: Declare,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     began: set[str] = set()
 
@@ -338,9 +342,10 @@ async def test_what_runs_at_the_end_is_given_its_time_then_given_back(
         job("long", wait, 30, executor="asyncio"),
         job("fatal", wait, 30, executor="asyncio", on_crash="lost"),
         job("beside the loop", wait, 30, executor="threadpool"),
-        job("thread", block, 2, executor="threadpool"),
+        job("thread", block, 30, executor="threadpool"),
     ]
     settings = make_settings(shutdown_grace_seconds=0.15)
+    monkeypatch.setattr(threadpool, "_PATIENCE", 4)
     async with scheduling(*jobs, settings=settings):
         await until(lambda: asyncio.sleep(0, len(began) == len(jobs)))
     async with scheduling(settings=settings) as service:
