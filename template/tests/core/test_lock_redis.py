@@ -24,7 +24,7 @@ from app.core.scheduling import Job, Run, interval, lock
 from app.core.scheduling.answers import Early, Fire, Refused, Taken, Won
 from app.core.scheduling.execution import Execution
 from app.core.scheduling.ledger import Ledger
-from app.core.scheduling.statements import EARLY
+from app.core.scheduling.statements import EARLY, completion
 from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core.fixtures import BRIEF_LEASE, Scheduling, environment, servers, time_goes_by
@@ -200,6 +200,21 @@ async def test_a_server_that_is_not_there_is_named(database: Database, settings:
     with pytest.raises(RedisUnavailable, match=r"the server of LOCK_URL: .*127\.0\.0\.1:1"):
         await ledger.check()
     await ledger.close()
+
+
+async def test_a_run_that_has_its_outcome_is_not_given_back(
+    ledger: Ledger, server: redis.Redis
+) -> None:
+    """Its job's next fire waits until it is recorded how it ended."""
+    at = await now(ledger)
+    (won,) = await ledger.claim([Fire("job", at, "job")])
+    assert isinstance(won, Won)
+    with ledger.database.engine.begin() as connection:
+        connection.execute(completion(wiring.database.DIALECT, won.fence, 30))
+    assert not await ledger.hand_over(won.fence, [])
+    assert server.exists(f"{PREFIX}{_run_key('job', at)}")
+    assert await ledger.finish(won.fence, "interrupted", attempt=1) == "succeeded"
+    assert server.get(f"{PREFIX}{_run_key('job', at)}") == scripts.DONE
 
 
 async def test_a_zombie_does_not_get_its_old_fence_back(

@@ -37,41 +37,6 @@ def ledger(settings: LockSettings, database: Database, replica: str) -> Ledger:
     return Ledger(database, replica, None, window, patience)
 
 
-@asynccontextmanager
-async def claiming(ledger: Ledger) -> AsyncIterator[None]:
-    """Be the only process that makes claims. Raises `AlreadyScheduling`.
-
-    What an earlier process left running is free at once: nobody else can be running it.
-    """
-    guard = _Guard(ledger)
-    try:
-        await guard.enter()
-        await ledger.raise_fences()
-        watching = asyncio.create_task(_stay_alone(ledger, guard), name="only-scheduler")
-        try:
-            yield
-        finally:
-            await end(watching)
-    finally:
-        await guard.leave()
-
-
-async def _stay_alone(ledger: Ledger, guard: "_Guard") -> None:
-    """Make no claims while it is not certain that nobody else does."""
-    while True:
-        await asyncio.sleep(WATCH)
-        if not ledger.suspended and await guard.holds():
-            continue
-        ledger.suspended = True
-        _log.error("no longer sure to be the only scheduling process; claims wait until it is")
-        try:
-            await guard.leave()
-            await guard.enter()
-            ledger.suspended = False
-        except Exception as error:
-            _log.error("still not the only scheduling process: %s", error)
-
-
 class _Guard:
     """Keeps other processes from scheduling; who waits for a frozen server waits for so long."""
 
@@ -101,6 +66,41 @@ class _Guard:
         stack, self._stack = self._stack, ExitStack()
         with suppress(TimeoutError):
             await _answer(apart(stack.close))
+
+
+@asynccontextmanager
+async def claiming(ledger: Ledger) -> AsyncIterator[None]:
+    """Be the only process that makes claims. Raises `AlreadyScheduling`.
+
+    What an earlier process left running is free at once: nobody else can be running it.
+    """
+    guard = _Guard(ledger)
+    try:
+        await guard.enter()
+        await ledger.raise_fences()
+        watching = asyncio.create_task(_stay_alone(ledger, guard), name="only-scheduler")
+        try:
+            yield
+        finally:
+            await end(watching)
+    finally:
+        await guard.leave()
+
+
+async def _stay_alone(ledger: Ledger, guard: _Guard) -> None:
+    """Make no claims while it is not certain that nobody else does."""
+    while True:
+        await asyncio.sleep(WATCH)
+        if not ledger.suspended and await guard.holds():
+            continue
+        ledger.suspended = True
+        _log.error("no longer sure to be the only scheduling process; claims wait until it is")
+        try:
+            await guard.leave()
+            await guard.enter()
+            ledger.suspended = False
+        except Exception as error:
+            _log.error("still not the only scheduling process: %s", error)
 
 
 async def _answer(asked: Future[T]) -> T:

@@ -145,7 +145,8 @@ class RedisLedger(Ledger):
 
     async def hand_over(self, fence: int, attempts: Sequence[dict[str, Any]]) -> bool:
         given = await super().hand_over(fence, attempts)
-        await self._let_go(fence, "")
+        if given:  # else it has its outcome: how it ended is still to be recorded
+            await self._let_go(fence, "")
         return given
 
     async def acquire(
