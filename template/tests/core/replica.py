@@ -25,7 +25,7 @@ async def count(run: Run) -> None:
     """Counts its runs; at the first try it is in no hurry to end."""
     await tick(run)
     if run.attempt == 1:
-        await asyncio.sleep(1)
+        await asyncio.sleep(5)
     async with run.unit_of_work() as session:
         await session.execute(update(job_counters).values(value=job_counters.c.value + 1))
 

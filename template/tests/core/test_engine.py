@@ -84,19 +84,19 @@ async def test_a_stop_waits_for_what_is_handled_and_fetches_nothing_more(
 ) -> None:
     worker.go.clear()
     async with serving(settings, worker.handle, slots=2) as stopping:
-        await send(message("running"))
-        await worker.has(1)
+        await send(message("running"), message("running"))
+        await worker.has(2)
         stopping.set()
         await asyncio.sleep(0.3)
         await send(message("later"))
         await asyncio.sleep(0.3)
-        assert worker.running == 1
+        assert worker.running == 2
         worker.go.set()
         await worker.ended()
-    assert [each["key"] for each in worker.handled] == ["running"]
+    assert [each["key"] for each in worker.handled] == ["running"] * 2
     async with serving(settings, worker.handle):
-        await worker.has(2)
-    assert [each["key"] for each in worker.handled] == ["running", "later"]
+        await worker.has(3)
+    assert [each["key"] for each in worker.handled] == ["running", "running", "later"]
 
 
 async def test_one_that_fails_costs_the_others_nothing(

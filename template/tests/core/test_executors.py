@@ -228,8 +228,12 @@ async def what_a_job_starts_is_ended_with_it_and_cannot_reach_its_pipes(
 ) -> None:
     """A time-out in a worker process, too."""
     file = tmp_path / "pid"
-    id = await add(service, sample_jobs.start_and_hang, "processpool", file=str(file))
-    assert await outcomes(service.database, id) == ["timed_out"]
-    started = int(file.read_text())
 
+    async def has_started() -> int:
+        """A busy machine may not come that far in time."""
+        id = await add(service, sample_jobs.start_and_hang, "processpool", file=str(file))
+        assert await outcomes(service.database, id) == ["timed_out"]
+        return int((file.exists() and file.read_text()) or 0)
+
+    started = await until(has_started, 60)
     await until(lambda: asyncio.sleep(0, not is_alive(started)))

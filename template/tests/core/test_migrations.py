@@ -41,6 +41,7 @@ def migrating(new_database: Callable[[], str]) -> subprocess.Popen[bytes]:
 
 
 def test_several_replicas_migrate_at_once_and_the_models_agree(empty: Database) -> None:
+    assert empty.engine
     with ThreadPoolExecutor(4) as replicas:
         list(replicas.map(lambda _: migrate.migrate(empty), range(4)))
     with empty.engine.connect() as connection:

@@ -23,7 +23,8 @@ HOURLY = '{"type": "interval", "step": 3600000000, "offset": 0}'
 
 async def test_what_was_removed_is_forgotten_at_last(scheduling: Scheduling, note: Job) -> None:
     async with scheduling() as service:
-        await service.scheduler.add_job_async(note, id="gone", kwargs={"file": "x"})
+        add = service.scheduler.add_job_async
+        await add(note, "interval", hours=1, id="gone", args=["x"])
         await service.scheduler.remove_job_async("gone")
         store = service.scheduler._mirror
         assert store

@@ -176,7 +176,8 @@ async def test_what_was_removed_is_forgotten_at_last(
     scheduling: Scheduling, note: Job, server: redis.Redis
 ) -> None:
     async with scheduling() as service:
-        await service.scheduler.add_job_async(note, id="gone", kwargs={"file": "x"})
+        add = service.scheduler.add_job_async
+        await add(note, "interval", hours=1, id="gone", args=["x"])
         await service.scheduler.remove_job_async("gone")
         store = service.scheduler._mirror
         assert store
@@ -198,7 +199,7 @@ async def test_a_store_that_lost_its_memory_is_told_of_and_goes_on(
         await add(note, "interval", hours=1, id="after", kwargs={"file": "x"})
         await until(lambda: asyncio.sleep(0.02, held(service, "before") is None))
         assert "has lost what it had" in caplog.text
-        assert held(service, "after")
+        await until(lambda: asyncio.sleep(0.02, held(service, "after")))  # all is read again
         assert await ids(service) == ["after"]
 
 
@@ -219,7 +220,7 @@ async def test_a_store_that_came_back_with_an_older_state_is_read_again(
             restoring.execute()
         await until(lambda: asyncio.sleep(0.02, held(service, "after") is None))
         assert "has lost what it had" in caplog.text
-        assert held(service, "before")
+        await until(lambda: asyncio.sleep(0.02, held(service, "before")))  # all is read again
         assert await ids(service) == ["before"]
 
 

@@ -147,20 +147,21 @@ async def test_what_is_due_while_no_worker_is_there_waits_and_is_sent_again_seld
         (row,) = await runs(here.database, id)
         assert row.outcome is None
         assert row.lease_until - row.claimed_at > 1.5 * settings.lease_seconds * 1e6
-        async with working(settings):
+        async with working(settings.model_copy(update={"lease_seconds": 30})):
             assert await outcomes(here.database, id) == ["succeeded"]
         assert len(lines(notes)) == 1
 
 
-@BRIEF_LEASE
 async def test_the_run_of_a_killed_worker_is_taken_over_by_another(
-    scheduling: Scheduling, start: Start, notes: Path
+    scheduling: Scheduling, settings: Settings, start: Start, notes: Path
 ) -> None:
     first = start()
     async with scheduling() as here:
         id = await ask(here, hanging)
         assert (await noted(notes))[0][1:3] == ["began", "1"]
         first.kill()
+        first.ended()
+        time_goes_by(settings, here.database, 60)
         start()
         assert await outcomes(here.database, id) == ["succeeded"]
         (row,) = await runs(here.database, id)
@@ -266,15 +267,20 @@ async def test_what_waits_for_a_worker_is_not_sent_again_while_its_job_is_paused
 ) -> None:
     """Each sending waits twice as long for the next: it would be late when it is resumed."""
     async with scheduling(replace(brief, schedule=SOON)) as here:
-        await until(lambda: runs(here.database, "brief"))
+
+        async def waiting() -> list[Any]:
+            """Beside what a busy machine has missed."""
+            return [row for row in await runs(here.database, "brief") if row.sent]
+
+        await until(waiting)
         await here.scheduler.pause_job_async("brief")
         time_goes_by(settings, here.database, 60)
         assert not await Queue(here.ledger).overdue()
-        (before, *_) = await runs(here.database, "brief")
+        (before, *_) = await waiting()
         await here.scheduler.resume_job_async("brief")
 
         async def is_sent_again() -> bool:
-            (row, *_) = await runs(here.database, "brief")
+            (row, *_) = await waiting()
             return bool(row.sent > before.sent)
 
         await until(is_sent_again)

@@ -5,6 +5,7 @@ import multiprocessing as mp
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest import mock
@@ -62,7 +63,8 @@ class Process(ForkServerProcess):
 
     def send(self, number: signal.Signals) -> None:
         assert self.pid
-        os.kill(self.pid, number)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(self.pid, number)
 
     def ended(self, seconds: float = 30) -> int | None:
         """Its exit status, negative if a signal ended it; None if it still runs after so long."""

@@ -21,6 +21,7 @@ from tests.core.waiting import runs, until
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.parametrize("lease_seconds", [3])  # of which a transaction may take a third
 async def test_the_run_of_a_frozen_replica_is_taken_over_and_counts_once(
     scheduling: Scheduling, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

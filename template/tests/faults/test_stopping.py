@@ -33,7 +33,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def served(settings: Settings, file: Path, grace: float) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "uvicorn", "--factory", "tests.faults.stopping:service"]
     options = ["--port", "0", "--timeout-graceful-shutdown", "5"]
-    given = {"SHUTDOWN_GRACE_SECONDS": str(grace), "LEASE_SECONDS": "2", "MAX_WORKERS": "8"}
+    given = {"SHUTDOWN_GRACE_SECONDS": str(grace), "LEASE_SECONDS": "5", "MAX_WORKERS": "8"}
     with file.with_suffix(".log").open("a") as log:
         process = subprocess.Popen(
             [*command, *options],
@@ -70,7 +70,7 @@ async def test_what_runs_at_a_stop_is_finished_or_handed_over(
     scheduling: Scheduling, settings: Settings, file: Path
 ) -> None:
     """On every executor."""
-    with served(settings, file, grace=2) as stopped:
+    with served(settings, file, grace=4) as stopped:
         pids = await all_have_begun(file)
         stopped.terminate()
         assert await asyncio.to_thread(stopped.wait, 60) == -signal.SIGTERM

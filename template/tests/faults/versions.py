@@ -79,7 +79,7 @@ def jobs(version: str) -> list[Job]:
 async def _serve() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    settings = Settings.load().model_copy(update={"lease_seconds": 1})
+    settings = Settings.load().model_copy(update={"lease_seconds": 5})
     service = Service(settings, {job.id: job for job in jobs(os.environ["VERSION"])})
     await service.start()
     await stop.wait()
