@@ -223,14 +223,20 @@ async def test_what_waited_for_workers_is_run_where_there_are_none_any_more(
     assert await other.finish(taken.fence, "succeeded", attempt=1) == "succeeded"
 
 
+async def lapsed(ledger: Ledger, settings: Settings) -> tuple[int, Won]:
+    """A claim whose lease has ended since, and when its fire was due."""
+    at = await now(ledger)
+    (won,) = await ledger.claim([Fire("job", at, "job")])
+    assert isinstance(won, Won)
+    time_goes_by(settings, ledger.database, 31)
+    return at, won
+
+
 async def test_who_could_not_write_because_nobody_could_keeps_the_run(
     ledger: Ledger, other: Ledger, database: Database, settings: Settings
 ) -> None:
     """A claim of its job's next fire takes it for dead as little as who looks for the dead."""
-    at = await now(ledger)
-    (won,) = await ledger.claim([Fire("job", at, "job")])
-    assert isinstance(won, Won)
-    time_goes_by(settings, database, 31)
+    at, won = await lapsed(ledger, settings)
     (row,) = await other.expired()
     database.busy_at = monotonic()
     following = [Fire("job", at + 1, "job"), Fire("another", at, "another")]
@@ -246,10 +252,7 @@ async def test_who_could_not_write_because_nobody_could_keeps_the_run(
 async def test_a_replica_does_not_take_itself_for_dead(
     ledger: Ledger, other: Ledger, database: Database, settings: Settings
 ) -> None:
-    at = await now(ledger)
-    (won,) = await ledger.claim([Fire("job", at, "job")])
-    assert isinstance(won, Won)
-    time_goes_by(settings, database, 31)
+    at, won = await lapsed(ledger, settings)
     assert await ledger.claim([Fire("job", at + 1, "job")]) == [Refused("skipped")]
     assert await ledger.beat([won.fence]) == {won.fence}
     time_goes_by(settings, database, 31)

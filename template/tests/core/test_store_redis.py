@@ -209,14 +209,14 @@ async def test_a_store_that_came_back_with_an_older_state_is_read_again(
     async with scheduling() as service:
         add = service.scheduler.add_job_async
         await add(note, "interval", hours=1, id="before", kwargs={"file": "x"})
-        snapshot = {str(key): server.dump(str(key)) for key in server.scan_iter()}
+        snapshot: dict[str, Any] = {str(key): server.dump(str(key)) for key in server.scan_iter()}
         await add(note, "interval", hours=1, id="after", kwargs={"file": "x"})
         mirror, version = service.scheduler._mirror, float(str(server.get(f"{PREFIX}job-version")))
         await until(lambda: asyncio.sleep(0.02, mirror and mirror._version == version))
         with server.pipeline() as restoring:
             restoring.flushdb()
             for key, value in snapshot.items():
-                restoring.restore(key, 0, value)  # type: ignore[arg-type]
+                restoring.restore(key, 0, value)
             restoring.execute()
         await until(lambda: asyncio.sleep(0.02, held(service, "after") is None))
         assert "has lost what it had" in caplog.text

@@ -81,9 +81,11 @@ class _DatabaseStore:
         async with self._database.reading() as connection:
             statement = select(job_definitions).where(_row.id == id, _row.removed.is_(False))
             row = (await connection.execute(statement)).one_or_none()
-        if row is not None and (definition := _read(row)) is None:
+        if row is None:
+            return None
+        if (definition := _read(row)) is None:
             raise UnreadableDefinition(id)
-        return definition if row is not None else None
+        return definition
 
     async def purge(self, version: int) -> None:
         gone = delete(job_definitions).where(_row.removed.is_(True), _row.version <= version)
