@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import text
 
 from app.core.database import Database
+from app.core.logging import in_words
 from app.core.migrate import pending
 from app.core.problems import problem
 from app.core.service import Service
@@ -64,7 +65,7 @@ async def _scheduler(service: Service, enabled: bool) -> str:
             async with asyncio.timeout(_TIMEOUT):
                 await check()
         except (OSError, TimeoutError) as error:
-            return f"nothing can be {what}: {str(error) or type(error).__name__}"
+            return f"nothing can be {what}: {in_words(error)}"
     scheduler = service.scheduler
     if scheduler.store_error:
         return f"the job store does not answer: {scheduler.store_error}"
@@ -84,5 +85,5 @@ async def _store(service: Service) -> str | None:
             if service.definitions:
                 await service.definitions.get("")
     except Exception as error:
-        return f"the job store does not answer: {str(error) or type(error).__name__}"
+        return f"the job store does not answer: {in_words(error)}"
     return None

@@ -66,6 +66,11 @@ class ConsoleFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+def in_words(error: BaseException) -> str:
+    """What an error says; some, time-outs above all, say nothing but what they are."""
+    return str(error) or type(error).__name__
+
+
 def configure_logging(settings: ServiceSettings) -> None:
     """Send everything, uvicorn's and APScheduler's lines included, through one handler."""
     handler = logging.StreamHandler(sys.stderr)

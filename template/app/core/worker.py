@@ -12,7 +12,7 @@ from typing import Any
 
 import app.jobs
 from app.core.executors.engine import Message
-from app.core.logging import configure_logging
+from app.core.logging import configure_logging, in_words
 from app.core.scheduling.answers import Won
 from app.core.scheduling.declaration import Job, discover, find
 from app.core.scheduling.dispatch import DispatchRunner
@@ -55,7 +55,7 @@ class Worker(Service):
             started = await self._take(message)
         except Exception as error:
             # Its row stays as it is, and is sent again.
-            _log.warning("%s %s: not taken: %s", key, moment(time).isoformat(), error)
+            _log.warning("%s %s: not taken: %s", key, moment(time).isoformat(), in_words(error))
             return
         if started is None:
             return
@@ -97,7 +97,7 @@ class Worker(Service):
             except Exception as error:
                 if monotonic() > enough:
                     raise
-                _log.warning("%s is asked for again: %s", key, error)
+                _log.warning("%s is asked for again: %s", key, in_words(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _RETRY)
         return None
@@ -118,7 +118,7 @@ class Worker(Service):
         except DefinitionChanged:
             pass  # its id is in use again
         except Exception as error:
-            _log.warning("%s is done, but in the job store: %s", message["key"], error)
+            _log.warning("%s is done, but in the job store: %s", message["key"], in_words(error))
 
     def stop_taking(self) -> None:
         """Take no more messages; what runs, runs on."""

@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from app.core import wiring
@@ -41,6 +43,29 @@ async def test_a_process_that_stands_still_before_its_commit_locks_others_out_fo
     with pytest.raises(DBAPIError):
         await stand_still()
     assert [row.outcome for row in await runs(database)] == ["failed"]
+
+
+def test_a_host_that_is_gone_is_given_up_soon_unless_the_url_says_otherwise(
+    settings: Settings, make_settings: Callable[..., Settings]
+) -> None:
+    """Asked of the driver: a test cannot drop packets."""
+    given = make_url(settings.database_url.get_secret_value())
+
+    def told(**query: str) -> dict[str, str]:
+        url = given.update_query_dict(query).render_as_string(hide_password=False)
+        engine = Database(make_settings(database_url=url), DIALECT).engine
+        with engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            parameters: dict[str, str] = driver.info.get_parameters()
+        engine.dispose()
+        return parameters
+
+    assert told()["tcp_user_timeout"] == "30000"
+    assert told()["keepalives_idle"] == "15"
+    yours = told(tcp_user_timeout="5000", connect_timeout="3")
+    assert yours["tcp_user_timeout"] == "5000"
+    assert yours["connect_timeout"] == "3"
+    assert yours["keepalives_count"] == "3"
 
 
 def test_in_production_a_start_leaves_the_schema_to_make_migrate(

@@ -8,7 +8,13 @@ import pytest
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
-from app.core.logging import ConsoleFormatter, JsonFormatter, configure_logging, log_context
+from app.core.logging import (
+    ConsoleFormatter,
+    JsonFormatter,
+    configure_logging,
+    in_words,
+    log_context,
+)
 from app.core.problems import add_problem_details
 from app.core.requests import RequestLog
 from app.settings import Settings
@@ -117,3 +123,8 @@ def test_a_line_without_context_is_a_line() -> None:
     record = logging.makeLogRecord({"msg": "plain", "levelname": "INFO", "name": "x"})
     assert json.loads(JsonFormatter().format(record))["message"] == "plain"
     assert ConsoleFormatter().format(record).endswith("x: plain")
+
+
+def test_an_error_without_words_is_called_by_its_name() -> None:
+    assert in_words(ValueError("this and that")) == "this and that"
+    assert in_words(TimeoutError()) == "TimeoutError"

@@ -39,6 +39,14 @@ from app.core.settings import ServiceSettings, on_this_machine
 
 Index("ix_job_runs_open", job_runs.c.lease_until, postgresql_where=OPEN)
 _MIGRATING, _SCHEDULING, _RAISING = 7_340_001, 7_340_002, 7_340_003
+# Of a host that is gone without a word: by default the kernel waits a quarter of an hour for it, or
+# two hours, where it is the server's turn. A thread that waits cannot be ended.
+_GONE = {
+    "tcp_user_timeout": 30_000,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 _RAISE = text(
     "SELECT setval('job_fences', highest.fence) "
     "FROM job_fences, (SELECT max(fence) AS fence FROM job_runs) AS highest "
@@ -106,10 +114,11 @@ class Postgresql:
         return insert(table)
 
     def options(self, url: URL, timeout: float) -> dict[str, Any]:
+        wanted = {"connect_timeout": max(2, int(timeout)), **_GONE}
         return {
             "pool_pre_ping": True,
             "pool_timeout": timeout,
-            "connect_args": {"connect_timeout": max(2, int(timeout))},
+            "connect_args": {name: wanted[name] for name in wanted.keys() - url.query.keys()},
         }
 
     def prepare(self, engine: Engine, idle_seconds: float | None = None) -> None:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from app.core.database import Database
 from app.core.databases import AlreadyScheduling
+from app.core.logging import in_words
 from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.named_lock import NamedLocks
 from app.core.settings import ServiceSettings
@@ -100,7 +101,7 @@ async def _stay_alone(ledger: Ledger, guard: _Guard) -> None:
             await guard.enter()
             ledger.suspended = False
         except Exception as error:
-            _log.error("still not the only scheduling process: %s", error)
+            _log.error("still not the only scheduling process: %s", in_words(error))
 
 
 async def _answer(asked: Future[T]) -> T:

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
 
 from app.core.database import Database
+from app.core.logging import in_words
 from app.core.scheduling.answers import (
     Claim,
     Early,
@@ -105,7 +106,7 @@ class Claims:
         """What was won is run, whatever has become of the others; raises if nothing is known."""
         if not answers:
             raise error
-        _log.warning("claims wait: %s", error)
+        _log.warning("claims wait: %s", in_words(error))
         return {**dict.fromkeys(asked, Early(_PAUSE)), **answers}
 
     async def _ask(self, asked: Asked, answers: dict[int, Claim]) -> None:

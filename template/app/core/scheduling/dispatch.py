@@ -11,6 +11,7 @@ from sqlalchemy import Row
 
 from app.core.executors import Call, Ended, ExecutorBackend
 from app.core.executors.engine import Engine
+from app.core.logging import in_words
 from app.core.scheduling.answers import Claim, Fire, Message, Won
 from app.core.scheduling.declaration import Job
 from app.core.scheduling.entry import Entry, Settled, Settlement
@@ -110,7 +111,7 @@ class DispatchRunner(Runner):
                 for key in asked - await self._queue.unsettled(sorted(asked)):
                     del self.remembered[key]
             except Exception as error:
-                _log.warning("what waits for a worker is looked at again: %s", error)
+                _log.warning("what waits for a worker is looked at again: %s", in_words(error))
 
     async def _send_again(self, row: Row[Any]) -> None:
         if row.fire_time < row.now - self.ledger.window:
@@ -131,7 +132,7 @@ class DispatchRunner(Runner):
                 self._opened = True
             await self.engine.committed(messages)
         except Exception as error:
-            _log.warning("%d fires are sent again in a lease: %s", len(messages), error)
+            _log.warning("%d fires are sent again in a lease: %s", len(messages), in_words(error))
 
 
 def _message(entry: Entry, time: int) -> Message:

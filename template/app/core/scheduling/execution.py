@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from app.core.executors import Call, Ended, ExecutorBackend, names
+from app.core.logging import in_words
 from app.core.scheduling.answers import Outcome, Won
 from app.core.scheduling.entry import Entry, Settled, Settlement
 from app.core.scheduling.ledger import Ledger
@@ -167,7 +168,7 @@ class Execution:
             try:
                 return await write()
             except Exception as error:
-                _log.warning("%s waits to be recorded: %s", self.entry.key, error)
+                _log.warning("%s waits to be recorded: %s", self.entry.key, in_words(error))
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
         return None

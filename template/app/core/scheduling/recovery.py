@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from app.core.database import AWAY
+from app.core.logging import in_words
 from app.core.scheduling.cursors import Cursors, Stretch
 from app.core.scheduling.entry import Entry, Settlement
 from app.core.scheduling.runner import Runner
@@ -87,7 +88,7 @@ class Recovery:
         try:
             await self.catch_up(*args)
         except Exception as error:
-            _log.warning("what is owed is looked at again: %s", error)
+            _log.warning("what is owed is looked at again: %s", in_words(error))
 
     async def take_over(self) -> None:
         """Run again, or give up, what dead replicas left behind."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from apscheduler.job import Job as ScheduledJob
 from apscheduler.schedulers.base import STATE_STOPPED
 
+from app.core.logging import in_words
 from app.core.scheduling.apscheduler_ import memory_store, modify, new_job
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.declaration import Job, find, undeclared
@@ -111,7 +112,7 @@ class ReplicaScheduler(PassingScheduler):
                 # Definitions twice as often: a change acts on all replicas within a second.
                 await (self._poll() if turn % 2 else self._refresh(quietly=True))
             except Exception as error:
-                _log.warning("the scheduler waits: %s", error)
+                _log.warning("the scheduler waits: %s", in_words(error))
 
     async def _poll(self) -> None:
         await self._refresh()
@@ -130,7 +131,7 @@ class ReplicaScheduler(PassingScheduler):
                     self._over.discard(key)
                 self.store_error = None
             except Exception as error:
-                self.store_error = str(error) or type(error).__name__
+                self.store_error = in_words(error)
                 if not quietly:
                     _log.warning("the job store does not answer: %s", self.store_error)
 

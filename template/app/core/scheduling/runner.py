@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from app.core.executors import ExecutorBackend
+from app.core.logging import in_words
 from app.core.scheduling.answers import Claim, Early, Fire, Paused, Refused, Stale, Taken, Won
 from app.core.scheduling.entry import Entry, Settled, Settlement
 from app.core.scheduling.execution import Execution
@@ -146,7 +147,7 @@ class Runner:
                     await self._claimed(zip(due, answers, strict=True))
             except Exception as error:
                 # What is due stays in line; the web part goes on.
-                _log.warning("claims wait: %s", error)
+                _log.warning("claims wait: %s", in_words(error))
                 await asyncio.sleep(_RETRY)
                 self._wake.set()
 
