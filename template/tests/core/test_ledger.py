@@ -14,6 +14,7 @@ from app.core.scheduling.answers import Early, Fire, Paused, Refused, Stale, Tak
 from app.core.scheduling.claims import Asked
 from app.core.scheduling.cursors import Cursors
 from app.core.scheduling.ledger import Ledger
+from app.core.scheduling.statements import completion
 from app.core.schema import job_runs
 from app.settings import Settings
 from tests.core.fixtures import time_goes_by
@@ -253,9 +254,22 @@ async def test_a_replica_does_not_take_itself_for_dead(
     ledger: Ledger, other: Ledger, database: Database, settings: Settings
 ) -> None:
     at, won = await lapsed(ledger, settings)
+    ledger.running = [won.fence]
     assert await ledger.claim([Fire("job", at + 1, "job")]) == [Refused("skipped")]
     assert await ledger.beat([won.fence]) == {won.fence}
     time_goes_by(settings, database, 31)
     (again,) = await other.claim([Fire("job", at + 2, "job")])
     assert isinstance(again, Won)
     assert await ledger.beat([won.fence]) == set()
+
+
+@pytest.mark.parametrize("completed", [True, False])
+async def test_what_a_replica_has_lost_sight_of_holds_its_job_for_a_lease_at_most(
+    ledger: Ledger, database: Database, settings: Settings, completed: bool
+) -> None:
+    at, won = await lapsed(ledger, settings)
+    if completed:
+        async with database.writing() as connection:
+            await connection.execute(completion(database.dialect, won.fence, 30))
+    (following,) = await ledger.claim([Fire("job", at + 1, "job")])
+    assert isinstance(following, Won)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from app.core import wiring
-from app.core.scheduling import Job
+from app.core.scheduling import Job, Run, interval
+from app.core.scheduling.answers import Fire, Refused
 from app.core.scheduling.heartbeat import Heartbeat
 from app.settings import Settings
-from tests.core.fixtures import Scheduling
-from tests.core.waiting import until
+from tests.core.fixtures import Scheduling, time_goes_by
+from tests.core.waiting import runs, until
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +54,51 @@ async def test_a_silent_database_ends_a_run_after_a_whole_lease(
         monkeypatch.setattr(type(service.runner.ledger), "beat", answers)
         if ended:  # a job of this process's memory: nobody else could run it again
             await until(lambda: asyncio.sleep(0, len(begun) > 1))
+
+
+async def test_a_commit_that_nobody_heard_of_keeps_its_job_from_running_for_a_lease_at_most(
+    scheduling: Scheduling,
+    settings: Settings,
+    declare: Callable[..., Job],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run has its outcome, so nobody takes it over; and it had the key of its job."""
+    begun: list[Run] = []
+
+    async def commit(run: Run) -> None:
+        begun.append(run)
+        async with run.unit_of_work():
+            pass
+        if len(begun) == 1:
+            await asyncio.sleep(60)
+
+    async def silent(self: object, fences: object) -> None:
+        raise OSError("the database does not answer")
+
+    brief = settings.model_copy(update={"lease_seconds": 0.5, "shutdown_grace_seconds": 0.05})
+    job = declare(commit, interval(seconds=0.2), executor="asyncio")
+    async with scheduling(job, settings=brief) as service:
+        monkeypatch.setattr(type(service.runner.ledger), "beat", silent)
+        await until(lambda: asyncio.sleep(0, len(begun) > 1))
+
+
+async def test_a_run_that_is_late_with_its_heartbeat_is_alive_to_its_own_replica(
+    scheduling: Scheduling, settings: Settings, declare: Callable[..., Job]
+) -> None:
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await end.wait()
+
+    async with scheduling(settings=settings) as service:
+        await service.scheduler.add_job_async(declare(wait), jobstore="memory", executor="asyncio")
+        await begun.wait()
+        (row,) = await runs(service.database)
+        time_goes_by(settings, service.database, settings.lease_seconds + 1)
+        following = Fire(row.job, row.fire_time + 1, row.active_key)
+        assert await service.ledger.claim([following]) == [Refused("skipped")]
+        end.set()
 
 
 async def test_a_call_that_does_not_return_is_silence_too(

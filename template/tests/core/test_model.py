@@ -52,8 +52,6 @@ class Known:
     """Its lease; None when the function has ended."""
     attempt: int
     outcome: Outcome | None = None
-    replica: str | None = None
-    """Whose it is, as far as that one knows."""
     seen: int = field(default=0, repr=False)
 
 
@@ -76,8 +74,10 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(replica=REPLICAS, fire=FIRES)
     def claim(self, replica: str, fire: Key) -> None:
-        """The first to ask wins, unless a run of the job is alive."""
+        """The first to ask wins, unless a run of the job is alive, or its own."""
         asked = Fire(self.name + fire[0], self.base + fire[1], self.active_key(fire))
+        running = [fence for name, _, fence in self.won if name == replica]
+        self.ledgers[replica].running = running
         (answer,) = self.do(self.ledgers[replica].claim([asked]))
         if known := self.fires.get(fire):
             assert isinstance(answer, Taken)
@@ -86,7 +86,7 @@ class LedgerModel(RuleBasedStateMachine):
             assert answer.settled or known.outcome is None or known.ends is not None
             return
         holder = self.holder(fire)
-        if holder and (self.is_alive(holder) or holder.replica == replica):
+        if holder and (self.is_alive(holder) or holder.fence in running):
             assert answer == Refused("skipped")
             self.fires[fire] = Known(None, None, 0, "skipped")
             return
@@ -189,7 +189,6 @@ class LedgerModel(RuleBasedStateMachine):
         """The only scheduling process is another one now."""
         self.do(wiring.lock.ledger(self.settings, self.database, "d").disown_others())
         for known in self.fires.values():
-            known.replica = None
             if known.ends is not None:
                 known.ends = self.clock
 
@@ -219,7 +218,7 @@ class LedgerModel(RuleBasedStateMachine):
     def grant(self, replica: str, fire: Key, won: Won) -> None:
         assert won.fence > self.newest
         self.newest = won.fence
-        self.fires[fire] = Known(won.fence, self.clock + self.lease, won.attempt, replica=replica)
+        self.fires[fire] = Known(won.fence, self.clock + self.lease, won.attempt)
         self.won.append((replica, fire, won.fence))
 
     def holder(self, fire: Key) -> Known | None:

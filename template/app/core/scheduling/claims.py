@@ -1,7 +1,7 @@
 """Claims: of all replicas, one gets to run a fire. One row of the ledger for each."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from time import monotonic
 from types import MappingProxyType
@@ -71,6 +71,8 @@ class Claims:
         self._lease = int(lease * 1e6) if lease else 100 * 365 * 86_400 * 1_000_000
         self.suspended = False
         """Set while it is not certain that this process may make claims."""
+        self.running: Collection[int] = ()
+        """The fences of the runs that this process has, told by who runs them."""
         self.outbox: Outbox | None = None
         """Where there are workers: sends to them, within the transaction that claims a fire."""
         self._now = database.dialect.now()
@@ -115,10 +117,8 @@ class Claims:
         answers.update((row.position, Won(row.won, row.won_id)) for row in rows if row.won)
         holders = [row for row in rows if row.fence is not None and row.id is None]
         alive = await self._alive(holders) if holders else set()
-        # What waits for a worker has no holder yet who could die; and we are alive, unless we have
-        # disowned it.
-        ours = {row.fence for row in holders if row.replica == self.replica and row.lease_until}
-        alive |= ours | {row.fence for row in holders if row.sent is not None}
+        # What runs here is alive, and what waits for a worker has no holder yet who could die.
+        alive |= {row.fence for row in holders if row.fence in self.running or row.sent is not None}
         inserts: dict[int, tuple[Fire, Outcome | None]] = {}
         corpses: dict[int, int] = {}
         for row in rows:

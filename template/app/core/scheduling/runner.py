@@ -46,6 +46,7 @@ class Runner:
         self.executors = executors
         self._waiting: dict[tuple[str, int], Waiting] = {}
         self._running: dict[int, Execution] = {}
+        ledger.running = self._running
         self._used: Counter[str] = Counter()
         self._runs: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()

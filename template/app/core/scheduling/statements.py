@@ -60,7 +60,6 @@ def looking(dialect: Dialect) -> Select[Any]:
             holder.c.fence,
             holder.c.job,
             holder.c.fire_time,
-            holder.c.replica,
             holder.c.lease_until,
             holder.c.sent,
             is_paused(now).label("paused"),
