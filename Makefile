@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEST ?= demo-service
 # Tests wait more than they calculate: for processes, for leases, for servers.
-JOBS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+JOBS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
 SPREAD = -v -n $(JOBS) --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 unexport PYTHONDONTWRITEBYTECODE

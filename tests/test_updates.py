@@ -24,11 +24,21 @@ from tests.variants import DOMAINS, PROFILES, ROOT, SHIPPED, Answers, valid
 __all__ = ["postgresql", "repository"]
 Worked = Callable[..., tuple[Path, Work]]
 
-FROM_EACH = pytest.mark.parametrize(
-    ("version", "variant"),
+
+def from_each_release() -> Iterator[tuple[str, str]]:
+    """Each variant of the last one; of those before it every other, so that two have them all.
+
+    All of theirs were tried when they were the last.
+    """
     # Before there is a release, two variants show that the others will be looked at.
-    [(v, name) for v in bases() for name in (SHIPPED if releases() else ("embedded", "taskiq"))],
-)
+    variants = list(SHIPPED) if releases() else ["embedded", "taskiq"]
+    *older, last = bases()
+    for number, version in enumerate(older):
+        yield from ((version, name) for name in variants[number % 2 :: 2])
+    yield from ((last, name) for name in variants)
+
+
+FROM_EACH = pytest.mark.parametrize(("version", "variant"), list(from_each_release()))
 
 
 @pytest.fixture
