@@ -20,6 +20,7 @@ class Pair:
     answers: Mapping[str, str] = field(default_factory=dict)
     edits: Mapping[str, str] = field(default_factory=dict)
     workers: bool = False
+    processes: int = 4
     control: str = ""
     """Why it must lose fires or run them twice."""
     guide: bool = False
@@ -81,6 +82,19 @@ PAIRS = (
         {"database": "postgresql", "lock_backend": "database", "executor": "taskiq"},
         _ON_WORKERS,
         workers=True,
+    ),
+    # Nobody is there who makes up for what it forgets.
+    Pair(
+        "alone-on-postgresql",
+        ("kill all", "end sessions", "crash database", "freeze database"),
+        {"database": "postgresql", "lock_backend": "database"},
+        processes=1,
+    ),
+    Pair(
+        "alone-on-sqlite",
+        ("kill all", *SQLITE),
+        {"database": "sqlite", "lock_backend": "database"},
+        processes=1,
     ),
 )
 CONTROLS = (

@@ -44,8 +44,8 @@ class Result:
         return bool(self.pair.control) or not late(self.verdict)
 
 
-def run(pair: Pair, folder: Path, seconds: float, seed: int, replicas: int = 4) -> Result:
-    with under_chaos(pair, folder, replicas, LEASE) as service:
+def run(pair: Pair, folder: Path, seconds: float, seed: int) -> Result:
+    with under_chaos(pair, folder, pair.processes, LEASE) as service:
         service.start()
         plan = Plan(
             pair,
