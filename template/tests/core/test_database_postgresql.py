@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from app.core import wiring
@@ -23,6 +23,10 @@ from tests.core.waiting import runs
 
 pytestmark = pytest.mark.anyio
 DIALECT = wiring.database.DIALECT
+END_OTHERS = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 
 
 async def test_a_process_that_stands_still_before_its_commit_locks_others_out_for_a_lease_at_most(
@@ -66,6 +70,16 @@ def test_a_host_that_is_gone_is_given_up_soon_unless_the_url_says_otherwise(
     assert yours["tcp_user_timeout"] == "5000"
     assert yours["connect_timeout"] == "3"
     assert yours["keepalives_count"] == "3"
+
+
+def test_the_only_scheduler_lets_go_of_a_session_that_was_ended(database: Database) -> None:
+    with DIALECT.only_scheduler(database.engine) as answers:
+        assert answers()
+        with database.engine.connect() as connection:
+            connection.execute(END_OTHERS)
+        assert not answers()
+    with DIALECT.only_scheduler(database.engine) as answers:
+        assert answers()
 
 
 def test_in_production_a_start_leaves_the_schema_to_make_migrate(

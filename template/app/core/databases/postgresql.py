@@ -28,7 +28,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
@@ -159,7 +159,7 @@ class Postgresql:
             try:
                 yield answers
             finally:
-                with suppress(DBAPIError):  # else the pool would keep it, lock and all
+                with suppress(SQLAlchemyError):  # else the pool would keep it, lock and all
                     connection.execute(select(func.pg_advisory_unlock(_SCHEDULING)))
 
     def longest_write(self, lease_seconds: float) -> float | None:
