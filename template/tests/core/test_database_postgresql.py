@@ -19,14 +19,11 @@ from app.core.scheduling.ledger import Ledger
 from app.core.scheduling.statements import completion
 from app.settings import Settings
 from tests.core.fixtures import servers
+from tests.core.servers.postgresql import END_OTHERS
 from tests.core.waiting import runs
 
 pytestmark = pytest.mark.anyio
 DIALECT = wiring.database.DIALECT
-END_OTHERS = text(
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-)
 
 
 async def test_a_process_that_stands_still_before_its_commit_locks_others_out_for_a_lease_at_most(
@@ -76,7 +73,7 @@ def test_the_only_scheduler_lets_go_of_a_session_that_was_ended(database: Databa
     with DIALECT.only_scheduler(database.engine) as answers:
         assert answers()
         with database.engine.connect() as connection:
-            connection.execute(END_OTHERS)
+            connection.execute(text(END_OTHERS))
         assert not answers()
     with DIALECT.only_scheduler(database.engine) as answers:
         assert answers()

@@ -25,7 +25,7 @@ from app.settings import Settings
 
 Outage = Callable[[], AbstractContextManager[None]]
 _numbers = count(1)
-_END_OTHERS = """
+END_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
@@ -57,7 +57,7 @@ def databases(folder: Path) -> Iterator[tuple[Callable[[], str], Callable[[str],
         def done(url: str) -> None:
             # Emptied, it costs a twentieth of what a new one does.
             with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute(_END_OTHERS)
+                connection.execute(END_OTHERS)
                 if used := ", ".join(table for (table,) in connection.execute(ask_which)):
                     connection.execute(f"TRUNCATE {used} RESTART IDENTITY CASCADE")
             free.append(url)
